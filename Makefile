@@ -1,0 +1,63 @@
+# Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test chromium bench clean
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --quiet --no-input --constraint constraints.txt
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+help:  ## Say what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+quickstart: $(VENV)/.installed  ## Train a small defense, attack it, and print the board (minutes on a CPU)
+	@$(BIN)/bench run --defense part-trades --suite quick
+
+test: $(VENV)/.installed-dev chromium  ## Lint, types, arrows between the rooms, and all tests but the slow ones
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "make test: unformatted files; mend: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/mypy --strict
+	@$(BIN)/lint-imports
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --benchmark-skip $(PYTEST_ARGS)
+
+chromium:  ## Install the browser that reads the board in tests, if there is none
+	@for name in chromium chromium-browser google-chrome; do if command -v $$name >/dev/null; then exit 0; fi; done; \
+	sudo=""; \
+	if [ "$$(id -u)" != 0 ]; then sudo="sudo -n"; fi; \
+	if ! command -v apt-get >/dev/null || ! $$sudo true 2>/dev/null; then \
+		echo "make: the browser tests need Chromium; install it, and put chromium on the PATH" >&2; exit 1; \
+	fi; \
+	echo "installing chromium …"; \
+	$$sudo apt-get update -qq </dev/null; \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium </dev/null >/dev/null
+
+bench: $(VENV)/.installed-dev  ## Time what must be fast
+	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
+
+clean:  ## Remove what make and the tools made; records in results/ stay
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || { \
+		echo "make: Rampart needs Python 3.11 or 3.12, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
+			"name another, as in: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "make: $(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; \
+		rm -rf $(VENV); exit 1; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (PyTorch is large: minutes the first time) …"
+	@$(PIP) setuptools wheel
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV), with the tools of developers (PyTorch is large: minutes the first time) …"
+	@$(PIP) setuptools wheel
+	@$(PIP) --no-build-isolation --editable '.[dev]'
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,1 @@
+"""Attacks: functions that give images; one attack or family a file, and the published exams in `suites`."""

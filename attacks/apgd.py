@@ -1,0 +1,162 @@
+"""Auto-PGD: gradient ascent with momentum and a step size that looks after itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.losses import cross_entropy, misread
+from attacks.pgd import Loss, over_restarts, select, steepest
+from bench import Draws, Model, ThreatModel, attack
+
+INERTIA = 0.75  # the share of a move that is new; the rest repeats the move before
+RISING = 0.75  # the share of a window's iterates that must rise for the step to stay
+
+
+def _cost(steps: int, restarts: int) -> tuple[int, int]:
+    """The judge asks about the last image of all; between restarts the attack itself must."""
+    return restarts * steps + restarts - 1, restarts * steps
+
+
+@attack(norms=("linf", "l2"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
+def apgd_ce(
+    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, restarts: int = 1
+) -> Tensor:
+    """Auto-PGD on the cross-entropy.
+
+    arXiv:2003.01690.  Access: gradients.  Linf and L2.  ANY: an image stops at its first misread iterate, the start
+    included, and is searched again from another start only while it stands.
+    Cost: restarts * steps + restarts - 1 forwards and restarts * steps backwards.  The authors' code spends one pass
+    more a start: it differentiates at the last iterate too, of which only the class matters, and the judge asks that.
+    The step is halved where at most 75 % of a window's iterates rose (the code's rule; the paper has fewer than), and
+    the momentum then keeps the move before.  The first iterate is compared with the start, not with zero as there.
+    """
+    return apgd(model, x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
+
+
+def apgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    loss: Loss,
+    *,
+    steps: int,
+    restarts: int = 1,
+) -> Tensor:
+    """Auto-PGD up any loss of logits and y; y is (N,), or (N, k) with the true class first.
+
+    Gives the first misread iterate, and the last one where there is none.
+    """
+    if not threat.eps:
+        return x
+
+    def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        return _search(model, x, y, threat, draws, loss, steps)
+
+    return over_restarts(search, model, x, y, draws, restarts)
+
+
+@dataclass
+class _Climb:
+    """Where the search stands on each image that has not fallen."""
+
+    model: Model
+    rows: Tensor  # (n,) places among the images searched
+    x: Tensor
+    y: Tensor
+    now: Tensor  # the iterate, its gradient and the iterate before it
+    grad: Tensor
+    before: Tensor
+    value: Tensor  # (n,) the loss of the iterate that was asked about last
+    best: Tensor  # the iterate with the highest loss, its gradient and its loss
+    best_grad: Tensor
+    best_value: Tensor
+    size: Tensor  # (n,) of a step
+    rises: Tensor  # (n,) iterates of this window that rose above the one before them
+    best_then: Tensor  # (n,) the highest loss at the last check
+    halved: Tensor  # (n,) bool, whether the last check halved the step
+
+
+def _search(
+    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, loss: Loss, steps: int
+) -> tuple[Tensor, Tensor]:
+    """One climb: its images, and the places of those that no iterate but perhaps the last has felled."""
+    found = x.clone()
+    climb = _begin(model, x, y, start_at_edge(x, threat, draws.at("start")), 2 * float(threat.eps))
+    windows = dict(checks(steps))
+    for i in range(steps):
+        logits, value, climb.grad = climb.model.gradient(climb.now, climb.y, loss)
+        fell = misread(logits, climb.y if y.ndim == 1 else climb.y[:, 0])
+        if fell.any():
+            found[climb.rows[fell]] = climb.now[fell]
+            if fell.all():
+                return found, climb.rows[~fell]
+            climb, value = select(climb, ~fell), value[~fell]
+        _note(climb, value)
+        if i in windows:
+            _check(climb, windows[i])
+        ahead = threat.project(climb.now + _column(climb.size) * steepest(threat, climb.grad), climb.x)
+        new = INERTIA if i else 1.0
+        move = new * (ahead - climb.now) + (1 - new) * (climb.now - climb.before)
+        climb.now, climb.before = threat.project(climb.now + move, climb.x), climb.now
+    found[climb.rows] = climb.now
+    return found, climb.rows
+
+
+def start_at_edge(x: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """A random image eps away from x, clipped to [0, 1]: a random direction, Linf uniform and L2 normal."""
+    shape = x.shape[1:]
+    direction = 2 * draws.uniform(*shape) - 1 if threat.norm == "linf" else draws.normal(*shape)
+    length = float(threat.eps) / threat.size(direction).clamp_min(1e-12)
+    return threat.project(x + direction * _column(length), x)
+
+
+def checks(steps: int) -> Iterator[tuple[int, int]]:
+    """The iterates after which the step size is looked at, each with the length of the window that it closes."""
+    window, at = max(int(0.22 * steps), 1), 0
+    while (at := at + window) <= steps:
+        yield at, window
+        window = max(window - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
+
+
+def _begin(model: Model, x: Tensor, y: Tensor, start: Tensor, size: float) -> _Climb:
+    """Nothing asked yet: the start will be the best iterate, and not a rise."""
+    each = torch.zeros(len(x), device=x.device)
+    return _Climb(
+        model=model, rows=torch.arange(len(x), device=x.device), x=x, y=y,
+        now=start, grad=torch.zeros_like(x), before=start,
+        value=each + torch.inf, best=start, best_grad=torch.zeros_like(x), best_value=each - torch.inf,
+        size=each + size, rises=each, best_then=each - torch.inf, halved=each == 0,
+    )  # fmt: skip
+
+
+def _note(climb: _Climb, value: Tensor) -> None:
+    """Book the loss (n,) of the iterate that was just asked about."""
+    better = value > climb.best_value
+    climb.best = torch.where(_column(better), climb.now, climb.best)
+    climb.best_grad = torch.where(_column(better), climb.grad, climb.best_grad)
+    climb.best_value = torch.where(better, value, climb.best_value)
+    # The rises go from iterate to iterate, also across a return to the best one.
+    climb.rises = climb.rises + (value > climb.value)
+    climb.value = value
+
+
+def _check(climb: _Climb, window: int) -> None:
+    """Halve the step and return to the best iterate, where too few rose or where nothing is gained any more."""
+    wavers = climb.rises <= RISING * window
+    stalls = ~climb.halved & (climb.best_then >= climb.best_value)
+    climb.halved = wavers | stalls
+    climb.size = torch.where(climb.halved, climb.size / 2, climb.size)
+    climb.now = torch.where(_column(climb.halved), climb.best, climb.now)
+    climb.grad = torch.where(_column(climb.halved), climb.best_grad, climb.grad)
+    climb.best_then, climb.rises = climb.best_value, torch.zeros_like(climb.rises)
+
+
+def _column(values: Tensor) -> Tensor:
+    """(n,) as (n, 1, 1, 1)."""
+    return values.view(-1, 1, 1, 1)

@@ -1,0 +1,212 @@
+"""Square: random search over square windows, by scores alone."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attacks.losses import margin, misread
+from attacks.pgd import select
+from bench import Draws, Model, ThreatModel, attack, per_image_sum
+
+AHEAD = 64  # queries whose randomness is drawn in one call
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # after each of these queries the windows' area halves
+
+
+@attack(
+    norms=("linf", "l2"),
+    access="scores",
+    paper="arXiv:1912.00049",
+    version=1,
+    cost=lambda queries, **_: (1 + queries, 0),
+)
+def square(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    *,
+    queries: int = 5000,
+    p: float = 0.8,
+    rescale: bool = False,
+) -> Tensor:
+    """Change one random window a query, and keep the change where the margin falls.
+
+    arXiv:1912.00049.  Access: scores.  Linf (vertical stripes, then windows of one sign a channel) and L2 (a grid of
+    bumps, then bumps that move from window to window).  ANY: an image stops at its first misread query.
+    p: the first windows' share of the image; it halves after queries 10, 50, 200, 500, 1000, 2000, 4000, 6000 and
+    8000.  rescale=True squeezes that schedule, made for 10,000 queries, into `queries`; without it (as in AutoAttack)
+    5,000 queries are the first 5,000 of 10,000.
+    Cost: 1 + queries forwards; `queries` are those after the first image.
+    AutoAttack's code shares windows and, in Linf, signs between the images of a batch; here every image draws its
+    own, as in the paper.  As in both codes a window never touches the last row and column unless it fills the image.
+    """
+    if not threat.eps:
+        return x
+    found = x.clone()
+    search = _begin(model, x, y, threat, draws)
+    propose = _push if threat.norm == "linf" else _move
+    new = search.best
+    for query in range(queries + 1):
+        if query:
+            place = (query - 1) % AHEAD
+            if not place:
+                sides = [side(q, x, threat, p, queries if rescale else 0) for q in range(query - 1, query - 1 + AHEAD)]
+                _draw(search, range(query - 1, query - 1 + AHEAD), sides)
+            new = propose(search, place, sides[place], float(threat.eps))
+        logits = search.model(new)
+        value = margin(logits, search.y)
+        fell = misread(logits, search.y)
+        better = value > search.value
+        search.best[better] = new[better]
+        search.value = torch.where(better, value, search.value)
+        if fell.any():
+            found[search.rows[fell]] = new[fell]
+            if fell.all():
+                return found
+            search = select(search, ~fell)
+    found[search.rows] = search.best
+    return found
+
+
+@dataclass
+class _Search:
+    """Where the search stands on each image that has not fallen."""
+
+    model: Model
+    draws: Draws
+    rows: Tensor  # (n,) places among the images attacked
+    x: Tensor
+    y: Tensor
+    best: Tensor  # the image with the highest margin loss, and that loss (n,)
+    value: Tensor
+    corners: Tensor  # (n, AHEAD, 2, 2) row and column at which each of two windows begins, of the next queries
+    signs: Tensor  # (n, AHEAD, C + 1) one sign a channel, and one that turns the bump
+
+
+def _begin(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> _Search:
+    """The first image: vertical stripes, or a grid of bumps."""
+    eps, (channels, _, width) = float(threat.eps), x.shape[1:]
+    if threat.norm == "linf":
+        start = (x + eps * draws.at("stripes").sign(channels, 1, width)).clamp(0, 1)
+    else:
+        start = _onto_sphere(_grid(x, draws.at("grid")), x, eps)
+    return _Search(
+        model=model, draws=draws, rows=torch.arange(len(x), device=x.device), x=x, y=y,
+        best=start.clone(), value=x.new_full((len(x),), -torch.inf),
+        corners=y.new_zeros(len(x), 0), signs=x.new_zeros(len(x), 0),
+    )  # fmt: skip
+
+
+def _draw(search: _Search, queries: range, sides: list[int]) -> None:
+    """The randomness of the queries to come, in one call because a call has its price."""
+    channels, height, width = search.x.shape[1:]
+    # The upper bound is exclusive, as in the authors' code: the last place is never drawn.
+    rooms = [[[max(length - s, 1) for length in (height, width)]] * 2 for s in sides]
+    high = torch.tensor(rooms, device=search.x.device)
+    search.corners = search.draws.at("place", step=queries).integers(high, 2, 2)
+    search.signs = search.draws.at("sign", step=queries).sign(channels + 1)
+
+
+def side(query: int, x: Tensor, threat: ThreatModel, p: float, rescale: int = 0) -> int:
+    """The side of the window of a query, counted from 0; `rescale` is the number of queries, or 0."""
+    height, width = x.shape[2:]
+    at = int(query / rescale * 10000) if rescale else query
+    share = p / 2 ** bisect_left(HALVINGS, at)
+    length = round(math.sqrt(share * height * width))
+    if threat.norm == "l2":
+        length = max(length, 3) | 1  # odd, so that a bump has a middle
+    return min(max(length, 1), height, width)
+
+
+def _push(search: _Search, place: int, length: int, eps: float) -> Tensor:
+    """Linf: a window goes to the edge of the ball, each channel to one side."""
+    inside = _window(search.corners[:, place, 0], length, search.x)
+    signs = search.signs[:, place, :-1, None, None]
+    # 2 eps from any place in the ball, projected, is the edge.
+    return torch.where(inside, (search.x + eps * signs).clamp(0, 1), search.best)
+
+
+def _move(search: _Search, place: int, length: int, eps: float) -> Tensor:
+    """L2: a second window is emptied, and a new bump in the first gets its size and what eps leaves."""
+    corners, signs = search.corners[:, place], search.signs[:, place]
+    first, second = (_window(corners[:, k], length, search.x) for k in (0, 1))
+    delta = search.best - search.x
+    freed = _by_channel(delta.square() * (first | second))
+    unused = (eps**2 - per_image_sum(delta.square())).clamp_min(0).view(-1, 1, 1, 1) / delta.shape[1]
+    kept = delta * first
+    bump = _bump_at(corners[:, 0], signs[:, -1], length, search.x) * signs[:, :-1, None, None]
+    new = bump + kept / (_by_channel(kept.square()).sqrt() + 1e-12)
+    new = new * ((freed + unused).sqrt() / (_by_channel(new.square()).sqrt() + 1e-12))
+    return _onto_sphere(torch.where(first, new, delta.masked_fill(second, 0)), search.x, eps)
+
+
+def _onto_sphere(delta: Tensor, x: Tensor, eps: float) -> Tensor:
+    """The image at L2 distance eps from x along delta, clipped to [0, 1]."""
+    size = per_image_sum(delta.square()).sqrt().view(-1, 1, 1, 1)
+    return (x + delta * (eps / (size + 1e-12))).clamp(0, 1)
+
+
+def _window(corner: Tensor, length: int, x: Tensor) -> Tensor:
+    """Which pixels lie in the window of this side at `corner` (n, 2): (n, 1, H, W) bool."""
+    rows, columns = _offsets(corner, x)
+    inside = ((rows >= 0) & (rows < length)).unsqueeze(2) & ((columns >= 0) & (columns < length)).unsqueeze(1)
+    return inside.unsqueeze(1)
+
+
+def _offsets(corner: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, H) and columns (n, W), counted from `corner`."""
+    height, width = (torch.arange(length, device=x.device) for length in x.shape[2:])
+    return height - corner[:, :1], width - corner[:, 1:]
+
+
+def _bump_at(corner: Tensor, turn: Tensor, length: int, x: Tensor) -> Tensor:
+    """A bump in the window at `corner`, lying where `turn` is positive, on zeros: (n, 1, H, W)."""
+    standing = bump(length).to(x)
+    rows, columns = (o.clamp(0, length - 1) for o in _offsets(corner, x))
+    both = torch.stack([standing, standing.T])
+    drawn = both[(turn > 0).long().view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)].unsqueeze(1)
+    return drawn * _window(corner, length, x)
+
+
+def _grid(x: Tensor, draws: Draws) -> Tensor:
+    """Five by five bumps in the middle of the image, each turned and signed at random (fewer in images below 5)."""
+    channels, height, width = x.shape[1:]
+    length = max(min(height, width) // 5, 1)
+    down, across = min(5, height), min(5, width)
+    top, left = (height - down * length) // 2, (width - across * length) // 2
+    signs = draws.sign(channels + 1, down, across)
+    delta = torch.zeros_like(x)
+    for i in range(down):
+        for j in range(across):
+            corner = torch.tensor([[top + i * length, left + j * length]], device=x.device)
+            drawn = _bump_at(corner.expand(len(x), 2), signs[:, -1, i, j], length, x)
+            delta += drawn * signs[:, :-1, i, j, None, None]
+    return delta
+
+
+def bump(length: int) -> Tensor:
+    """Two lobes of opposite sign, one above the other, of L2 size 1: (length, length)."""
+    above = length // 2
+    drawn = torch.cat([_lobe(above, length), -_lobe(length - above, length)])
+    return (drawn / drawn.square().sum().sqrt()).float()
+
+
+def _lobe(height: int, width: int) -> Tensor:
+    """Rectangles around the middle, the k-th reaching k pixels out and weighing 1 / (k + 1)^2, of L2 size 1."""
+    rows = (torch.arange(height) - height // 2).abs()
+    columns = (torch.arange(width) - width // 2).abs()
+    ring = torch.maximum(rows[:, None], columns[None, :])  # a pixel lies in all rectangles from this one on
+    weights = torch.arange(1, max(height, width) // 2 + 2, dtype=torch.float64) ** -2
+    drawn = weights.flip(0).cumsum(0).flip(0)[ring]
+    return drawn / drawn.square().sum().sqrt().clamp_min(1e-12)
+
+
+def _by_channel(values: Tensor) -> Tensor:
+    """The sum over each channel's pixels: (n, C, 1, 1)."""
+    return per_image_sum(values.flatten(0, 1)).view(*values.shape[:2], 1, 1)

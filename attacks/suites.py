@@ -1,0 +1,22 @@
+"""The published exams: columns and suites, as constants."""
+
+from __future__ import annotations
+
+from bench import Column, Suite
+
+PGD_20 = Column("pgd-20", ("pgd(steps=20, step=0.25)",))
+PGD_100 = Column("pgd-100", ("pgd(steps=100, step=0.125)",))
+CW = Column("cw", ("cw(steps=20, step=0.25)",))
+SQUARE_5000 = Column("square-5000", ("square(queries=5000)",))
+
+QUICK = Suite(
+    "quick",
+    parts=((("clean", "fgsm", "pgd-20"), ("clean",)),),
+    summary="a minute on a CPU: clean accuracy and two gradient attacks",
+)
+
+FULL = Suite(
+    "full",
+    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "apgd-ce", "square-5000"), ("clean",)),),
+    summary="every column, on clean images",
+)

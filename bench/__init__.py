@@ -1,0 +1,126 @@
+"""The core of Rampart; these are its public words, and each is imported when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.draws import Draws
+    from bench.errors import (
+        AttackError,
+        IncompleteError,
+        IntegrityError,
+        RampartError,
+        TrainingError,
+        UsageError,
+        nearest,
+    )
+    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.files import write_atomically
+    from bench.ledger import Ledger
+    from bench.recipe import (
+        Alias,
+        Attack,
+        Corruption,
+        DatasetLoader,
+        Defense,
+        Net,
+        Preset,
+        Recipe,
+        Value,
+        attack,
+        corruption,
+        dataset,
+        defense,
+        net,
+    )
+    from bench.records import ColumnCard, DatasetCard, Record, TrainingRecord
+    from bench.stats import wilson
+    from bench.store import Store
+    from bench.threat import ThreatModel, per_image_sum
+    from bench.training import Augment, Batch, TrainJob, fit
+    from bench.victim import Model
+
+__all__ = [
+    "Alias",
+    "Attack",
+    "AttackError",
+    "Augment",
+    "Batch",
+    "Cell",
+    "Column",
+    "ColumnCard",
+    "Condition",
+    "Corruption",
+    "Dataset",
+    "DatasetCard",
+    "DatasetLoader",
+    "Defense",
+    "Draws",
+    "IncompleteError",
+    "IntegrityError",
+    "Ledger",
+    "Model",
+    "Net",
+    "Part",
+    "Precision",
+    "Preset",
+    "RampartError",
+    "Recipe",
+    "Record",
+    "Shape",
+    "Store",
+    "Suite",
+    "ThreatModel",
+    "TrainJob",
+    "Training",
+    "TrainingError",
+    "TrainingRecord",
+    "UsageError",
+    "Value",
+    "attack",
+    "corruption",
+    "dataset",
+    "defense",
+    "fit",
+    "nearest",
+    "net",
+    "per_image_sum",
+    "wilson",
+    "write_atomically",
+]
+
+_HOMES = {
+    word: home
+    for home, words in {
+        "draws": "Draws",
+        "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
+        "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "files": "write_atomically",
+        "ledger": "Ledger",
+        "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
+        " attack corruption dataset defense net",
+        "records": "ColumnCard DatasetCard Record TrainingRecord",
+        "stats": "wilson",
+        "store": "Store",
+        "threat": "ThreatModel per_image_sum",
+        "training": "Augment Batch TrainJob fit",
+        "victim": "Model",
+    }.items()
+    for word in words.split()
+}
+
+
+def __getattr__(name: str) -> Any:
+    """The word of that name, from its module."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All words, also those that were not used yet."""
+    return sorted({*globals(), *__all__})

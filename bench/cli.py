@@ -1,0 +1,304 @@
+"""The command line: the only place that wires the house.  torch, pandas and pydantic are imported when needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.errors import RampartError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from bench.executors import Executor
+    from bench.place import Place
+    from bench.run import Exam, Summary
+
+MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
+KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns")
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+class Command(click.Command):
+    """A command whose options may take several values, whose defaults come from bench.toml and BENCH_* too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write `--defense at trades` as click reads it, and take defaults from ./bench.toml."""
+        ctx.default_map = {**_config(), **(ctx.default_map or {})}
+        return super().parse_args(ctx, _spread(args))
+
+
+def _spread(args: Sequence[str]) -> list[str]:
+    """`--defense at trades` to `--defense at --defense trades`."""
+    spread: list[str] = []
+    option = ""
+    for arg in args:
+        if arg.startswith("-"):
+            option = arg if arg in MANY else ""
+            if not option:
+                spread.append(arg)
+        elif option:
+            spread += [option, arg]
+        else:
+            spread.append(arg)
+    return spread
+
+
+def _config() -> dict[str, Any]:
+    """The defaults that ./bench.toml sets; an unknown key is an error that names the nearest."""
+    path = Path("bench.toml")
+    if not path.exists():
+        return {}
+    try:
+        found = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path.resolve()}: {error}") from None
+    known = {p.name: p for p in run.params if p.name}
+    for key, value in found.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise UsageError(f"{path.resolve()}: there is no option {key!r}{nearest(name, known)}")
+        if isinstance(value, list) and not known[name].multiple:
+            found[key] = ",".join(map(str, value))
+    return {k.replace("-", "_"): v for k, v in found.items()}
+
+
+def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option whose default may come from BENCH_NAME."""
+    long = max(names, key=len)
+    return click.option(*names, envvar=f"BENCH_{long.removeprefix('--').replace('-', '_').upper()}", **settings)
+
+
+def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(v) for v in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"expected whole numbers with commas (0,1,2), not {value!r}", param=param) from None
+
+
+def _weights(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    chosen = tuple(w for w in value.split(",") if w)
+    for name in chosen:
+        if name not in ("best", "last"):
+            raise click.BadParameter(f"{name!r}: expected best, last or best,last", param=param)
+    return chosen
+
+
+_plugin = _option("--plugin", multiple=True, metavar="FILE…", help="Python files with plugins")
+_ledger = _option("--ledger", default="results/ledger", show_default=True, metavar="DIR", help="where records lie")
+_store = _option(
+    "--store", default="results/store", show_default=True, metavar="DIR", help="where weights and bundles lie"
+)
+_data = _option("--data", default="datasets", show_default=True, metavar="DIR", help="where data sets lie")
+_site = _option("--site", default="results/site", show_default=True, metavar="DIR", help="where the board goes")
+_json = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+
+
+def _places(command: Any) -> Any:
+    """The options that say where things lie."""
+    for option in (_plugin, _ledger, _store, _data, _site, _json):
+        command = option(command)
+    return command
+
+
+def _exam(command: Any) -> Any:
+    """The options of run and plan."""
+    for option in (
+        _option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
+        _option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
+                help="where cells run; auto: process for more than about a minute of attacks"),
+        _option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
+        _option("--batch", type=click.IntRange(min=1), default=512, show_default=True,
+                help="images an attack holds at once; changes no verdict"),
+        _option("--precision", type=click.Choice(["exact"]), default="exact", show_default=True, help="of the search"),
+        _option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
+        _option("--weights", default="", metavar="best,last", callback=_weights,
+                help="which are examined; default: best"),
+        _option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: all"),
+        _option("--columns", default="", metavar="LIST", help='an ad-hoc suite: "clean, pgd(steps=50)"'),
+        _option("--suite", default="quick", show_default=True, help="the exam"),
+        _option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=_numbers, help="training seeds"),
+        _option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
+        _option("--dataset", default="digits", show_default=True, help="a name, or npz:FILE"),
+        _option("--net", default="", metavar="RECIPE", help="default: the data set's own"),
+        _option("--defense", "defenses", multiple=True, required=True, metavar="RECIPE…",
+                help='part-trades, "trades(beta=3.0)", "checkpoint(path=\'w.pth\')"'),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="rampart-bench", prog_name="bench")
+def cli() -> None:
+    r"""Rampart: train a defense, attack it, record what fell, publish the board.
+
+    \b
+    bench run --defense part-trades --suite quick      (a minute on a CPU)
+    bench run --defense at trades --dataset mnist --data DIR -n 1000
+    """
+
+
+@cli.command(cls=Command)
+@_exam
+@_places
+def run(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+    """Train (or pull), attack, judge, record, publish.
+
+    What is in the ledger already is not run again; a killed run continues.
+    """
+    from bench.report import print_rich, reporter
+    from bench.run import run as run_exam
+    from leaderboard.site import document, publish
+    from leaderboard.table import table, text
+
+    exam, place = _resolve(options)
+    with reporter() as report:
+        summary = run_exam(exam, place, _executor(executor, workers, exam), report=report.line)
+        page = publish(place.ledger, Path(site))
+    board = table(place.ledger)
+    test, threat = exam.dataset.test.hash, str(exam.threat)
+    board = replace(board, sections=tuple(x for x in board.sections if x.test == test and x.threat in (threat, None)))
+    if as_json:
+        _print_json({"schema": "rampart/run-1", **_done(summary), "site": str(page), "board": document(board)})
+    print_rich(text(board))
+    _say(_sentence(summary, exam))
+    _say(f"The board: {page.resolve().as_uri()}")
+    for failure in summary.failures:
+        _say(f"bench: error: {failure}")
+    if summary.failures:
+        sys.exit(summary.failures[0].exit_code)
+
+
+@cli.command(cls=Command)
+@_exam
+@_places
+def plan(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+    """What run would do: cells done and missing, passes, time.  Writes nothing."""
+    from bench.report import plan_table
+    from bench.run import plan as plan_exam
+
+    exam, place = _resolve(options)
+    lines = plan_exam(exam, place)
+    if as_json:
+        from dataclasses import asdict
+
+        _print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
+    plan_table(lines)
+
+
+@cli.command("list", cls=Command)
+@click.argument("kind", type=click.Choice(KINDS))
+@_plugin
+@_json
+def list_(kind: str, plugin: tuple[str, ...], as_json: bool) -> None:
+    """Everything of a kind, with settings and defaults."""
+    from bench.registry import plugins
+    from bench.report import catalogue, catalogue_table
+
+    found = catalogue(plugins(plugin), kind)
+    if as_json:
+        _print_json({"schema": "rampart/list-1", kind: found})
+    else:
+        catalogue_table(kind, found)
+
+
+@cli.command(cls=Command)
+@_ledger
+@_site
+@_json
+def publish(ledger: str, site: str, as_json: bool) -> None:
+    """The board from the ledger alone: no GPU, no weights, no data."""
+    from bench.ledger import Ledger
+    from leaderboard.site import publish as publish_site
+
+    page = publish_site(Ledger(Path(ledger)), Path(site))
+    if as_json:
+        _print_json({"schema": "rampart/publish-1", "page": str(page)})
+    _say(f"The board: {page.resolve().as_uri()}")
+
+
+def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
+    """The exam and the place that the options name."""
+    from bench.place import Place, pick_device
+    from bench.registry import split_list
+    from bench.run import Request, resolve
+
+    place = Place(
+        Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
+        tuple(str(Path(f).resolve()) for f in options["plugin"]), pick_device(options["device"]), options["batch"],
+    )  # fmt: skip
+    request = Request(
+        defenses=tuple(text for given in options["defenses"] for text in split_list(given)),
+        net=options["net"], dataset=options["dataset"], threat=options["threat"], seeds=options["seeds"],
+        suite=options["suite"], columns=tuple(split_list(options["columns"])), n=options["n"] or 0,
+        weights=options["weights"], attack_seed=options["attack_seed"],
+    )  # fmt: skip
+    return resolve(request, place), place
+
+
+def _executor(name: str, workers: int | None, exam: Exam) -> Executor:
+    """The executor by name; auto takes processes where the attacks would last about a minute or more."""
+    from bench.executors import Inline, Process
+    from bench.place import cores
+    from bench.run import work
+
+    if name == "inline" or (name == "auto" and workers is None and work(exam) < 2_000_000):
+        return Inline()
+    return Process(workers or cores())
+
+
+def _done(summary: Summary) -> dict[str, Any]:
+    return {
+        "trained": summary.trained,
+        "images_asked": summary.asked,
+        "records": [r.key for r in summary.records],
+        "failures": [str(f) for f in summary.failures],
+    }
+
+
+def _sentence(summary: Summary, exam: Exam) -> str:
+    """What was done, in words."""
+    if not summary.trained and not summary.records and not summary.failures:
+        return "Nothing to do: every training and every answer was in the ledger already."
+    trained = f"{summary.trained} of {len(exam.lessons)} trainings run"
+    return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def main() -> None:
+    """Run the command line; every error that a user can mend is one line and an exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = _interrupted()
+    except KeyboardInterrupt:
+        code = _interrupted()
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except RampartError as error:
+        _say(f"bench: error: {error}")
+        code = error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _interrupted() -> int:
+    _say("bench: interrupted; the same command continues")
+    return 130

@@ -1,0 +1,186 @@
+"""The judge: asks an attack for images, trusts none of them, and decides which fell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bench.draws import Draws
+from bench.errors import AttackError, RampartError
+from bench.recipe import Attack, Corruption, Recipe
+from bench.victim import Victim
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bench.exam import Part
+    from bench.threat import ThreatModel
+
+VOTES = 20  # forwards by which a random model is judged
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is attacked: a frozen module, its tile, and whether its net declares randomness."""
+
+    module: nn.Module
+    tile: int
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of some images: one value an image, in the order asked; `adversarial` holds the fallen ones."""
+
+    asked: Tensor  # (n,) places in the test part
+    fell: Tensor  # (n,) bool
+    predicted: Tensor  # (n,) int64
+    margin: Tensor  # (n,) float32: the true class's logit less the best other one, on the attacked image
+    distance: Tensor  # (n,) float32, in the threat's norm; 0 on clean cells
+    forwards: Tensor  # (n,) int64, the judge's own pass included
+    backwards: Tensor  # (n,) int64
+    adversarial: Tensor  # (fallen, C, H, W) float32, in the order asked
+
+
+def judge(
+    subject: Subject, attack: Recipe, threat: ThreatModel | None, part: Part, asked: Tensor, *,
+    seed: int, batch: int, device: torch.device, corruption: Recipe | None = None, severity: int = 0,
+) -> Verdict:  # fmt: skip
+    """Attack the images at the places `asked` (n,), `batch` at a time, and decide on each.
+
+    The verdict on an image does not depend on `batch`, on the order or on the other images.  AttackError names the
+    attack and the image when images leave the ball or the box, are not numbers, or when the attack raises.
+    """
+    verdicts = []
+    while len(asked):
+        now = asked[:batch]
+        try:
+            x, y = images(part, now, device, corruption, severity)
+            verdicts.append(_judge_batch(subject, attack, threat, x, y, now, seed))
+        except torch.OutOfMemoryError:
+            if batch <= subject.tile:
+                raise
+            batch = max(subject.tile, batch // 2)
+            continue
+        asked = asked[batch:]
+    return Verdict(*(torch.cat([getattr(v, f) for v in verdicts]) for f in Verdict.__dataclass_fields__))
+
+
+def images(
+    part: Part, asked: Tensor, device: torch.device, corruption: Recipe | None = None, severity: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The images at these places in [0, 1], spoilt if so asked, and their labels."""
+    places = asked.numpy()
+    x = torch.from_numpy(part.x[places]).to(device).float() / 255
+    y = torch.from_numpy(part.y[places]).to(device)
+    if corruption is not None:
+        assert isinstance(corruption.plugin, Corruption)
+        draws = Draws(0, asked.to(device), f"corruption/{corruption.name}", step=severity)
+        x = corruption.plugin(x, severity, draws, **corruption.settings).clamp(0, 1)
+    return x, y
+
+
+def _judge_batch(
+    subject: Subject, attack: Recipe, threat: ThreatModel | None, x: Tensor, y: Tensor, asked: Tensor, seed: int
+) -> Verdict:
+    assert isinstance(attack.plugin, Attack)
+    victim = Victim(subject.module, tile=subject.tile, access=attack.plugin.access, images=len(x))
+    draws = Draws(seed, asked.to(x.device), attack.name)
+    x_adv = _attacked(attack, victim, x, y, threat, draws, asked)
+    distance = check(str(attack), x_adv, x, threat, asked)
+    x_adv = x_adv.clamp(0, 1)
+    logits, wrong = _ask(subject, x_adv, y)
+    fell = wrong.cpu()
+    forwards, backwards = victim.passes()
+    return Verdict(
+        asked=asked,
+        fell=fell,
+        predicted=logits.argmax(1).cpu(),
+        margin=_margin(logits, y).cpu(),
+        distance=distance,
+        forwards=forwards + (VOTES if subject.random else 1),
+        backwards=backwards,
+        adversarial=x_adv.cpu()[fell],
+    )
+
+
+def _attacked(
+    attack: Recipe, victim: Victim, x: Tensor, y: Tensor, threat: ThreatModel | None, draws: Draws, asked: Tensor
+) -> Tensor:
+    """The attack's images; an exception of its own names the attack and one image that raises it."""
+    # A clean cell has no threat, and the attack that it runs has no use for one.
+    settings = attack.settings
+    try:
+        attacked: Tensor = attack.plugin.function(victim, x.clone(), y.clone(), threat, draws, **settings)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        place = int(asked[0]) if len(x) == 1 else None
+        if place is None:  # halve to find an image that raises; verdicts do not depend on the batch, nor do errors
+            for half in (slice(None, len(x) // 2), slice(len(x) // 2, None)):
+                fresh = victim[half]
+                _attacked(attack, fresh, x[half], y[half], threat, draws[half], asked[half])
+        said = str(error) if isinstance(error, RampartError) else repr(error)
+        named = f"image {place}" if place is not None else f"images {int(asked.min())} to {int(asked.max())} together"
+        raise AttackError(f"attack {attack} failed on {named}: {said}; no record was written") from error
+    return attacked
+
+
+def check(name: str, x_adv: object, x: Tensor, threat: ThreatModel | None, asked: Tensor) -> Tensor:
+    """The distance of each image, in float64 and rounded: (n,); an error that names the first image outside.
+
+    Rounding is allowed for: 1e-6 of the box, and eps * (1 + 1e-6) + 1e-7 of the ball.
+    """
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
+        got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise AttackError(
+            f"attack {name} gave {got}; expected images of shape {tuple(x.shape)}, float32; no record was written"
+        )
+    flat = x_adv.detach().double().flatten(1)
+
+    def stop(bad: Tensor, what: str) -> None:
+        if bad.any():
+            place = int(bad.nonzero()[0])
+            raise AttackError(
+                f"attack {name} failed on image {int(asked[place])}: {what.format(place)}; "
+                f"{int(bad.sum())} of {len(bad)} images are so; no record was written"
+            )
+
+    stop(~flat.isfinite().all(1), "it has pixels that are not numbers")
+    box = (flat - flat.clamp(0, 1)).abs().amax(1)
+    stop(box > 1e-6, f"it leaves [0, 1] by {float(box[box > 1e-6][:1].sum()):.6g}")
+    delta = x_adv.detach().double() - x.double()
+    if threat is None:
+        moved = delta.flatten(1).abs().amax(1)
+        stop(moved > 0, "it was changed, and a clean image must not be")
+        return moved.float().cpu()
+    size, eps = threat.size(delta), float(threat.eps)
+    excess = size - eps
+    outside = excess > eps * 1e-6 + 1e-7
+    stop(
+        outside,
+        f"it leaves the ball {threat} by {float(excess[outside][:1].sum()):.6g} "
+        f"(size {float(size[outside][:1].sum()):.6g})",
+    )
+    return size.float().cpu()
+
+
+def _ask(subject: Subject, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The bare model's logits, and whether each image is misread; a logit that is not a number is a misreading.
+
+    A random model is asked 20 times, and the majority decides; its logits are then the mean.
+    """
+    model = Victim(subject.module, tile=subject.tile, access="scores", images=len(x))
+    asks = [model(x) for _ in range(VOTES if subject.random else 1)]
+    misread = torch.stack([(z.argmax(1) != y) | ~z.isfinite().all(1) for z in asks])
+    return torch.stack(asks).mean(0), misread.float().mean(0) > 0.5
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    """z_y - max_{j != y} z_j: (N,)."""
+    own = logits.gather(1, y[:, None])[:, 0]
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return own - others.amax(1)

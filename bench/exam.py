@@ -1,0 +1,177 @@
+"""What is asked: data sets, conditions, columns, suites, trainings and cells, and the keys that name them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Precision = Literal["exact"]
+Which = Literal["best", "last"]
+
+CLEAN = "clean"  # the condition and the attack of that name
+
+
+def digest(value: object) -> str:
+    """The sha256 of a plain value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some images and their labels: x uint8 (N, C, H, W), y int64 (N,)."""
+
+    x: NDArray[np.uint8]
+    y: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.x.dtype.name != "uint8" or self.x.ndim != 4:
+            raise UsageError(f"images must be uint8 (N, C, H, W), and are {self.x.dtype} {self.x.shape}")
+        if self.y.shape != self.x.shape[:1]:
+            raise UsageError(f"{len(self.x)} images need as many labels in one row; the labels are {self.y.shape}")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @cached_property
+    def hash(self) -> str:
+        """The identity of the arrays: sha256 over shape, pixels and labels."""
+        import numpy as np
+
+        found = hashlib.sha256(repr(self.x.shape).encode())
+        found.update(np.ascontiguousarray(self.x).data)
+        found.update(np.ascontiguousarray(self.y.astype("<i8")).data)
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Real images in three fixed parts.  Trainings are named by the first two, cells by the third."""
+
+    name: str
+    train: Part
+    val: Part
+    test: Part
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("train", "val", "test"):
+            y = getattr(self, name).y
+            if len(y) and (y.min() < 0 or y.max() >= len(self.classes)):
+                raise UsageError(
+                    f"{self.name}: the labels of its {name} part run from {y.min()} to {y.max()}, "
+                    f"and there are {len(self.classes)} classes (0 to {len(self.classes) - 1})"
+                )
+        shapes = {getattr(self, name).x.shape[1:] for name in ("train", "val", "test")}
+        if len(shapes) != 1:
+            raise UsageError(f"{self.name}: all parts need one image shape, and have {sorted(shapes)}")
+        if self.test.x.shape[2] != self.test.x.shape[3]:
+            raise UsageError(f"{self.name}: images must be square, and are {self.test.x.shape[2:]}")
+
+    @property
+    def shape(self) -> Shape:
+        """What a net for it must take and give."""
+        return Shape(len(self.classes), self.test.x.shape[1], self.test.x.shape[2])
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a net takes and gives: classes, channels and the side of its square images."""
+
+    classes: int
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Clean images, or a corruption (its recipe's key) at a severity from 1 to 5."""
+
+    corruption: str = ""
+    severity: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.corruption}:{self.severity}" if self.corruption else CLEAN
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """`clean`, or `fog:3`."""
+        if text == CLEAN:
+            return cls()
+        matched = re.fullmatch(r"(.+):([1-5])", text)
+        if matched is None:
+            raise UsageError(
+                f"a condition is {CLEAN!r} or a corruption and a severity from 1 to 5 (fog:3), not {text!r}"
+            )
+        return cls(matched[1], int(matched[2]))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A set of attacks whose union is one number on the board.
+
+    strict: an image that the clean column lost counts as lost and is not attacked.  A column that is not strict
+    asks its attacks about every image, ignores `clean`, and stays out of `worst` (some papers score so).
+    """
+
+    name: str
+    attacks: tuple[str, ...]  # recipes
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class Suite:
+    """An exam: which columns under which conditions."""
+
+    name: str
+    parts: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]  # ((columns, conditions), ...)
+    summary: str = ""
+    threat: str = ""  # fixed by a paper's protocol; another --threat is then a usage error
+    weights: tuple[Which, ...] = ()  # likewise; else --weights decides
+    superseded_by: str = ""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What makes weights: everything that they depend on, but the machine."""
+
+    defense: str  # recipe keys
+    net: str
+    train: str  # hashes of the parts of the data set
+    val: str
+    threat: str
+    seed: int
+
+    @cached_property
+    def key(self) -> str:
+        """Its name in the ledger."""
+        return digest({"training": asdict(self)})
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack on one set of weights under one condition and threat."""
+
+    net: str
+    weights: str  # hash
+    test: str  # hash of the test part
+    condition: str
+    threat: str | None  # None on clean cells
+    attack: str  # recipe key
+    seed: int
+    precision: Precision = "exact"
+
+    @cached_property
+    def key(self) -> str:
+        """Its name in the ledger."""
+        return digest({"cell": asdict(self)})

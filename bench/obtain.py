@@ -1,0 +1,136 @@
+"""Weights for the exam: from the ledger and store if they are there, else trained or fetched."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from bench.errors import RampartError, TrainingError
+from bench.exam import Training
+from bench.files import locked
+from bench.origin import about, source_hash
+from bench.place import SMALL_NET, build, cores
+from bench.recipe import Recipe
+from bench.records import Spent, TrainingRecord
+from bench.report import Reporter
+from bench.threat import ThreatModel
+from bench.training import TrainJob
+from bench.victim import be_exact
+
+if TYPE_CHECKING:
+    from bench.place import Place
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A training to be had; its recipes are texts, so that it travels to other processes."""
+
+    training: Training
+    defense: str
+    net: str
+    dataset: str
+    label: str  # the defense as a person would write it: what differs from its preset
+
+    def do(self, place: Place) -> TrainingRecord:
+        """Obtain it here; progress goes to standard error."""
+        return obtain(place, self, report=Reporter().line)[0]
+
+
+def existing(place: Place, training: Training) -> TrainingRecord | None:
+    """The record of a training whose weights are all in the store."""
+    for record in place.ledger.of(training.key, TrainingRecord):
+        if all(name in place.store for name in record.weights.values()):
+            return record
+    return None
+
+
+def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tuple[TrainingRecord, bool]:
+    """The record of the weights, and whether they were made now.
+
+    A second process that wants the same training waits for the first, then finds it done.
+    """
+    training = lesson.training
+    with locked(place.store.root / "locks" / training.key):
+        record = existing(place, training)
+        if record is not None:
+            return record, False
+        dataset = place.dataset(place.registry.parse("dataset", lesson.dataset))
+        defense, net = place.registry.parse("defense", lesson.defense), place.registry.parse("net", lesson.net)
+        name = f"{lesson.label} (seed {training.seed})"
+        job = TrainJob(
+            train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
+            threat=ThreatModel.parse(training.threat), seed=training.seed, device=place.device,
+            scratch=place.store.scratch(training.key), report=lambda line: report(f"{name}: {line}"),
+        )  # fmt: skip
+        be_exact(training_threads(job.build()))
+        module = _run(defense, net, job)
+        record = _record(place, lesson, defense, net, dataset.name, job, module)
+        place.ledger.add(record)
+        shutil.rmtree(job.scratch, ignore_errors=True)
+    return record, True
+
+
+def training_threads(module: nn.Module) -> int:
+    """Threads of a training: one for small nets, which gain nothing from more, else one a core."""
+    return 1 if sum(p.numel() for p in module.parameters()) < SMALL_NET else cores()
+
+
+def _run(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
+    """The defense's model, checked; an exception of its own is named after it."""
+    try:
+        module: object = defense.plugin.function(job, **defense.settings)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"defense {defense} ran out of memory; a smaller batch=… may fit") from error
+    except TrainingError as error:
+        raise TrainingError(f"defense {defense}: {error}") from error
+    except RampartError:
+        raise
+    except Exception as error:
+        raise TrainingError(f"defense {defense} failed: {error!r}; no record was written") from error
+    if not isinstance(module, nn.Module):
+        raise TrainingError(f"defense {defense} gave {type(module).__name__}; expected a torch module of job.net()")
+    _rebuildable(defense, net, job, module.state_dict())
+    if job.best is not None:
+        _rebuildable(defense, net, job, job.best)
+    return module
+
+
+def _rebuildable(defense: Recipe, net: Recipe, job: TrainJob, state: dict[str, torch.Tensor]) -> None:
+    """Weights must fit the registered net, so that anyone can rebuild the model, and be numbers."""
+    wanted = {k: v.shape for k, v in job.build().state_dict().items()}
+    if {k: v.shape for k, v in state.items()} != wanted:
+        raise TrainingError(
+            f"defense {defense} gave a module that is not the net {net}: their weights differ in name or "
+            "shape; another forward or layout is another net, to be registered with @net"
+        )
+    for name, tensor in state.items():
+        if not tensor.float().isfinite().all():
+            raise TrainingError(f"defense {defense}: {name} has values that are not numbers; nothing was published")
+
+
+def _record(
+    place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module
+) -> TrainingRecord:
+    training, shape = lesson.training, job.shape
+    described = {
+        "net": training.net, "classes": str(shape.classes), "channels": str(shape.channels), "size": str(shape.size)
+    }  # fmt: skip
+    last = place.store.put(module.state_dict(), described)
+    best = last if job.best is None else place.store.put(job.best, described)
+    return TrainingRecord(
+        key=training.key, defense=training.defense, net=training.net, label=lesson.label, net_label=str(net),
+        dataset=dataset, train=training.train, val=training.val, threat=training.threat, seed=training.seed,
+        parameters=sum(p.numel() for p in module.parameters()), weights={"best": best, "last": last},
+        history=job.history,
+        cost=Spent(
+            forwards=job.passes[0], backwards=job.passes[1],
+            seconds=round(sum(float(h["seconds"]) for h in job.history if "seconds" in h), 3),
+        ),
+        source=source_hash(defense.plugin), **about(place.device, 0),
+    )  # fmt: skip

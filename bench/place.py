@@ -1,0 +1,108 @@
+"""Where work is done: the folders, plugins and device of a run, and what is loaded from them once a process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from bench.errors import UsageError
+from bench.evaluate import Subject
+from bench.exam import Dataset, Shape
+from bench.ledger import Ledger
+from bench.recipe import DatasetLoader, Net, Recipe
+from bench.registry import Registry, plugins
+from bench.store import Store
+from bench.victim import freeze, tile_size
+
+SMALL_NET = 1_000_000  # parameters
+THREADS = 1  # of a worker that attacks; more workers, not more threads, use more cores
+
+
+@dataclass(frozen=True)
+class Place:
+    """Plain values, so that it travels to other processes."""
+
+    ledger_root: Path
+    store_root: Path
+    data_root: Path
+    plugin_files: tuple[str, ...] = ()
+    device_name: str = "cpu"
+    batch: int = 512
+
+    @property
+    def ledger(self) -> Ledger:
+        """All records."""
+        return Ledger(self.ledger_root)
+
+    @property
+    def store(self) -> Store:
+        """All weights and bundles."""
+        return Store(self.store_root)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models run."""
+        return torch.device(self.device_name)
+
+    @property
+    def registry(self) -> Registry:
+        """All plugins."""
+        return _registry(self.plugin_files)
+
+    def dataset(self, recipe: Recipe) -> Dataset:
+        """The images of a data set."""
+        return _dataset(self, recipe.name, tuple(sorted(recipe.settings.items())))
+
+    def subject(self, net: str, weights: str, shape: Shape) -> Subject:
+        """A net with weights from the store, frozen on the device."""
+        return _subject(self, net, weights, shape)
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pick_device(name: str) -> str:
+    """`auto` to the best there is; an error when the one asked for is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch finds no CUDA device here; --device cpu works everywhere")
+    try:
+        torch.empty(0, device=name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
+
+
+@lru_cache(maxsize=4)
+def _registry(files: tuple[str, ...]) -> Registry:
+    return plugins(files)
+
+
+@lru_cache(maxsize=2)
+def _dataset(place: Place, name: str, settings: tuple[tuple[str, object], ...]) -> Dataset:
+    loader = place.registry.parse("dataset", name if name != "npz" else f"npz:{dict(settings)['file']}").plugin
+    assert isinstance(loader, DatasetLoader)
+    return loader(place.data_root, **dict(settings))  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def _subject(place: Place, net: str, weights: str, shape: Shape) -> Subject:
+    recipe = place.registry.parse("net", net)
+    assert isinstance(recipe.plugin, Net)
+    module = build(recipe, shape)
+    module.load_state_dict(place.store.get(weights))
+    module = freeze(module, place.device)
+    return Subject(module, tile_size(place.device, module), recipe.plugin.random)
+
+
+def build(recipe: Recipe, shape: Shape) -> torch.nn.Module:
+    """An untrained module of a net."""
+    assert isinstance(recipe.plugin, Net)
+    return recipe.plugin(classes=shape.classes, channels=shape.channels, size=shape.size, **recipe.settings)

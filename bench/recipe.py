@@ -1,0 +1,330 @@
+"""What a plugin is: a function with settings and a version; a recipe is one with every setting filled in."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec
+
+from bench.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from bench.draws import Draws
+    from bench.exam import Dataset
+    from bench.threat import Norm, ThreatModel
+    from bench.training import TrainJob
+    from bench.victim import Model
+
+P = ParamSpec("P")
+Value = bool | int | float | str | tuple["Value", ...] | None
+Access = Literal["gradients", "scores", "labels"]
+Goal = Literal["in-ball", "minimum-norm"]
+Cost = tuple[int, int]  # forwards and backwards
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plugin:
+    """A function that the bench can find by name."""
+
+    kind: ClassVar[str] = "plugin"
+    given: ClassVar[frozenset[str]] = frozenset()  # keywords that the bench fills in: not settings
+
+    name: str
+    function: Callable[..., Any]
+    version: int = 1
+    paper: str = ""
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Every setting with its default; `inspect.Parameter.empty` marks one that must be given."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.given}
+
+    @cached_property
+    def choices(self) -> dict[str, tuple[Value, ...]]:
+        """The values allowed for each setting that is annotated with a Literal."""
+        found = {}
+        for p in inspect.signature(self.function).parameters.values():
+            text = p.annotation if isinstance(p.annotation, str) else ""
+            if text.startswith("Literal["):
+                value = ast.literal_eval(f"({text[len('Literal[') : -1]},)")
+                found[p.name] = tuple(value)
+        return found
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def where(self) -> str:
+        """The module and the function, for messages."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    def recipe(self, **settings: Value) -> Recipe:
+        """This plugin with these settings and the defaults of the others; errors name the nearest setting."""
+        for name in settings:
+            if name not in self.defaults:
+                raise UsageError(f"{self.name} has no setting {name!r}{nearest(name, self.defaults)}")
+        filled = {}
+        for name, default in self.defaults.items():
+            if name in settings:
+                filled[name] = self._fit(name, settings[name], default)
+            elif default is inspect.Parameter.empty:
+                raise UsageError(f"{self.name} needs a setting: {self.name}({name}=…)")
+            else:
+                filled[name] = default
+        return Recipe(self, filled)
+
+    def _fit(self, name: str, value: Value, default: object) -> Value:
+        """The value in the setting's own type, or an error that says what was expected."""
+        allowed = self.choices.get(name)
+        if allowed is not None and value not in allowed:
+            hint = nearest(value, [str(a) for a in allowed]) if isinstance(value, str) else ""
+            raise UsageError(f"{self.name}({name}={value!r}): expected one of {', '.join(map(repr, allowed))}{hint}")
+        if default is None or default is inspect.Parameter.empty:
+            return value
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if type(default) is not type(value) and not (default == () and isinstance(value, tuple)):
+            raise UsageError(
+                f"{self.name}({name}={value!r}): expected {type(default).__name__}, as in the default {default!r}"
+            )
+        return value
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attack(Plugin, Generic[P]):
+    """A function that gives images: (model, x, y, threat, draws, *, settings) to x_adv, shaped as x."""
+
+    kind: ClassVar[str] = "attack"
+
+    norms: tuple[Norm, ...]
+    access: Access
+    goal: Goal = "in-ball"
+    cost: Callable[..., Cost] | None = None  # settings to forwards and backwards of an image that never falls
+
+    def __call__(
+        self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *args: P.args, **settings: P.kwargs
+    ) -> Tensor:
+        """Run it, as one would call the plain function."""
+        attacked: Tensor = self.function(model, x, y, threat, draws, *args, **settings)
+        return attacked
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Defense(Plugin):
+    """A function that gives a model: (job, *, settings) to a module of the job's net."""
+
+    kind: ClassVar[str] = "defense"
+
+    pin: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # fills in what the machine knows (a file's hash)
+    unkeyed: tuple[str, ...] = ()  # settings that say where, not what
+    trains: bool = True  # False where weights are fetched, not made
+
+    def __call__(self, job: TrainJob, **settings: Value) -> nn.Module:
+        """Run it."""
+        model: nn.Module = self.function(job, **settings)
+        return model
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Net(Plugin):
+    """A function that gives an untrained module: (*, classes, channels, size, settings)."""
+
+    kind: ClassVar[str] = "net"
+    given: ClassVar[frozenset[str]] = frozenset({"classes", "channels", "size"})
+
+    random: bool = False  # the forward pass draws random numbers: judged by the majority of 20
+
+    def __call__(self, *, classes: int, channels: int, size: int, **settings: Value) -> nn.Module:
+        """Build it."""
+        model: nn.Module = self.function(classes=classes, channels=channels, size=size, **settings)
+        return model
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Corruption(Plugin):
+    """A function that spoils images: (x, severity, draws, *, settings) to images, shaped as x."""
+
+    kind: ClassVar[str] = "corruption"
+
+    def __call__(self, x: Tensor, severity: int, draws: Draws, **settings: Value) -> Tensor:
+        """Run it."""
+        spoilt: Tensor = self.function(x, severity, draws, **settings)
+        return spoilt
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DatasetLoader(Plugin):
+    """A function that gives a Dataset from the folder of all data: (root, *, settings)."""
+
+    kind: ClassVar[str] = "dataset"
+
+    net: str = ""  # the net that is trained on it by default
+    threat: str = ""  # the default threat
+
+    def __call__(self, root: Path, **settings: Value) -> Dataset:
+        """Load it."""
+        loaded: Dataset = self.function(root, **settings)
+        return loaded
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A plugin and all its settings: what to run, written down in full.  Two are equal when they read the same."""
+
+    plugin: Plugin
+    settings: Mapping[str, Value]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and (self.plugin.kind, self.written) == (other.plugin.kind, other.written)
+
+    def __hash__(self) -> int:
+        return hash((self.plugin.kind, self.written))
+
+    @property
+    def name(self) -> str:
+        """The plugin's name."""
+        return self.plugin.name
+
+    @property
+    def key(self) -> str:
+        """The full text that names it in a record: version and every setting that says what, defaults included."""
+        hidden = getattr(self.plugin, "unkeyed", ())
+        inner = ", ".join(f"{k}={v!r}" for k, v in sorted(self.settings.items()) if k not in hidden)
+        return f"{self.name}@{self.plugin.version}({inner})"
+
+    @property
+    def written(self) -> str:
+        """The full text that reads back to this recipe here: also the settings that say where."""
+        inner = ", ".join(f"{k}={v!r}" for k, v in sorted(self.settings.items()))
+        return f"{self.name}@{self.plugin.version}({inner})"
+
+    def __str__(self) -> str:
+        """The short text: only what differs from the defaults; files by their bare name."""
+        return self.short(self.plugin.defaults)
+
+    def short(self, usual: Mapping[str, object]) -> str:
+        """The short text: only what differs from the usual settings."""
+        hidden = getattr(self.plugin, "unkeyed", ())
+        changed = {k: v for k, v in self.settings.items() if v != usual[k]}
+        inner = ", ".join(f"{k}={PurePath(str(v)).name if k in hidden else v!r}" for k, v in changed.items())
+        return f"{self.name}({inner})" if inner else self.name
+
+    def with_settings(self, settings: Mapping[str, Value]) -> Recipe:
+        """The same plugin with some settings replaced."""
+        return replace(self, settings={**self.settings, **settings})
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Another name for a recipe: `wrn-34-10` for `wrn(depth=34, width=10)`."""
+
+    kind: str
+    name: str
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of a defense on a data set (and net), with where they come from."""
+
+    defense: str
+    dataset: str
+    settings: Mapping[str, Value]
+    source: str
+    net: str = "*"  # the net's name; * is any
+
+
+_AttackFunction = Callable[Concatenate["Model", "Tensor", "Tensor", "ThreatModel", "Draws", P], "Tensor"]
+
+
+def attack(
+    *,
+    norms: tuple[Norm, ...],
+    access: Access,
+    goal: Goal = "in-ball",
+    paper: str = "",
+    version: int = 1,
+    cost: Callable[..., Cost] | None = None,
+    name: str = "",
+) -> Callable[[_AttackFunction[P]], Attack[P]]:
+    """Make a function an attack.
+
+    norms: the balls it can search.  access: what it may ask the model (enforced).  cost: its settings to the
+    forwards and backwards spent on an image that never falls.  version: raise it when its answers change.
+    """
+
+    def wrap(function: _AttackFunction[P]) -> Attack[P]:
+        return Attack(
+            name=_name(function, name), function=function, version=version, paper=paper,
+            norms=norms, access=access, goal=goal, cost=cost,
+        )  # fmt: skip
+
+    return wrap
+
+
+def defense(
+    *,
+    paper: str = "",
+    version: int = 1,
+    pin: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    unkeyed: tuple[str, ...] = (),
+    trains: bool = True,
+    name: str = "",
+) -> Callable[[Callable[..., nn.Module]], Defense]:
+    """Make a function a defense."""
+
+    def wrap(function: Callable[..., nn.Module]) -> Defense:
+        return Defense(
+            name=_name(function, name), function=function, version=version, paper=paper,
+            pin=pin, unkeyed=unkeyed, trains=trains,
+        )  # fmt: skip
+
+    return wrap
+
+
+def net(
+    *, random: bool = False, paper: str = "", version: int = 1, name: str = ""
+) -> Callable[[Callable[..., nn.Module]], Net]:
+    """Make a function a net."""
+
+    def wrap(function: Callable[..., nn.Module]) -> Net:
+        return Net(name=_name(function, name), function=function, version=version, paper=paper, random=random)
+
+    return wrap
+
+
+def corruption(*, paper: str = "", version: int = 1) -> Callable[[Callable[..., Tensor]], Corruption]:
+    """Make a function a corruption; its name keeps the underscores, as the field writes them."""
+
+    def wrap(function: Callable[..., Tensor]) -> Corruption:
+        return Corruption(name=function.__name__, function=function, version=version, paper=paper)
+
+    return wrap
+
+
+def dataset(
+    *, net: str = "cnn", threat: str, paper: str = "", version: int = 1, name: str = ""
+) -> Callable[[Callable[..., Dataset]], DatasetLoader]:
+    """Make a function a loader of a data set."""
+
+    def wrap(function: Callable[..., Dataset]) -> DatasetLoader:
+        return DatasetLoader(
+            name=_name(function, name), function=function, version=version, paper=paper, net=net, threat=threat
+        )
+
+    return wrap
+
+
+def _name(function: Callable[..., Any], name: str) -> str:
+    return name or function.__name__.replace("_", "-")

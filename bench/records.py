@@ -1,0 +1,135 @@
+"""What the ledger holds: records of cells and trainings, and cards of data sets and columns, as JSON."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Machine(_Document):
+    """Where a record was made."""
+
+    device: str  # cpu | cuda
+    name: str  # the processor's or accelerator's
+    threads: int
+    tile: int  # images a pass; 0 for trainings
+
+
+class Spent(_Document):
+    """What a record cost: model passes counted in images, and seconds on the clock."""
+
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+class Origin(_Document):
+    """Which software made a record."""
+
+    machine: Machine
+    versions: dict[str, str]
+    commit: str  # of Rampart's own checkout; empty when installed from elsewhere
+    made: str  # UTC, ISO 8601
+
+
+class Record(_Document):
+    """Which images a cell was asked about, and which fell.  `key` is the cell's."""
+
+    schema_: Literal["rampart/record-1"] = Field("rampart/record-1", alias="schema")
+    key: Hash
+    net: str
+    weights: Hash
+    dataset: str  # the name, for people
+    test: Hash  # the test part's hash, which is what counts
+    condition: str
+    threat: str | None
+    attack: str
+    seed: int
+    precision: str
+    asked: list[int]  # places in the test part
+    fell: list[int]
+    images: Hash  # the sidecar beside this file: predicted, margin, distance, forwards, backwards of each asked image
+    bundle: Hash | None  # the fallen images in the store; None where none fell
+    source: Hash  # of the attack's module
+    cost: Spent
+    doubts: list[str]
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        if not self.asked or len(set(self.asked)) != len(self.asked) or min(self.asked) < 0:
+            raise ValueError("asked must be distinct places of images, at least one")
+        if not set(self.fell) <= set(self.asked) or len(set(self.fell)) != len(self.fell):
+            raise ValueError("fell must be distinct places of images that were asked")
+        return self
+
+
+class TrainingRecord(_Document):
+    """How weights were made.  `key` is the training's."""
+
+    schema_: Literal["rampart/training-1"] = Field("rampart/training-1", alias="schema")
+    key: Hash
+    defense: str  # recipe keys
+    net: str
+    label: str  # the defense as a person would write it
+    net_label: str
+    dataset: str
+    train: Hash
+    val: Hash
+    threat: str
+    seed: int
+    parameters: int
+    weights: dict[Literal["best", "last"], Hash]
+    history: list[dict[str, Any]]  # one entry an epoch
+    cost: Spent
+    source: Hash
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+
+class DatasetCard(_Document):
+    """What the board needs to know of a data set's test part.  `key` is the hash of that part."""
+
+    schema_: Literal["rampart/dataset-1"] = Field("rampart/dataset-1", alias="schema")
+    key: Hash
+    name: str
+    classes: list[str]
+    channels: int
+    size: int
+    labels: list[int]
+
+
+class ColumnCard(_Document):
+    """Which attacks a column is.  `key` is the hash of the rest."""
+
+    schema_: Literal["rampart/column-1"] = Field("rampart/column-1", alias="schema")
+    key: Hash
+    name: str
+    attacks: list[str]  # recipe keys
+    strict: bool
+
+
+Document = Record | TrainingRecord | DatasetCard | ColumnCard
+_ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
+
+
+def read_document(text: str | bytes) -> Document:
+    """A document from its JSON; ValueError says what is wrong with it."""
+    return _ANY.validate_json(text)
+
+
+def write_document(document: Document) -> str:
+    """A document's JSON: one line, keys in the order above."""
+    return document.model_dump_json(by_alias=True) + "\n"

@@ -1,0 +1,136 @@
+"""What a person at a terminal reads: progress, plans and catalogues, on standard error."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from bench.exam import Column, Suite
+from bench.recipe import Alias, Attack, Plugin
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from bench.registry import Registry
+    from bench.run import Line
+
+EVERY = 2.0  # seconds between lines where there is no terminal
+
+
+@dataclass
+class Reporter:
+    """A line of progress: in place on a terminal, else one every few seconds; failures always."""
+
+    status: Status | None = None
+    last: float = field(default=0.0)
+
+    def line(self, text: str) -> None:
+        """Show a line."""
+        if self.status is not None and not text.startswith("failed:"):
+            self.status.update(text.replace("[", r"\["))
+        elif text.startswith("failed:") or time.monotonic() - self.last >= EVERY:
+            self.last = time.monotonic()
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+
+@contextmanager
+def reporter() -> Iterator[Reporter]:
+    """A reporter that cleans up after itself."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status("looking at what is missing") as status:
+            yield Reporter(status)
+    else:
+        yield Reporter()
+
+
+def print_rich(thing: RenderableType) -> None:
+    """Show a table or text of rich's."""
+    Console(stderr=True).print(thing)
+
+
+def plan_table(lines: Sequence[Line]) -> None:
+    """Print a plan with its sums."""
+    table = Table(title="Plan", show_footer=True, box=None, pad_edge=False)
+    total = [sum(getattr(line, name) for line in lines) for name in ("missing", "forwards", "backwards")]
+    table.add_column("what", footer="all", overflow="fold")
+    for name, footer in zip(
+        ("done", "missing", "forwards", "backwards"), ("", *(f"{t:,}" for t in total)), strict=True
+    ):
+        table.add_column(name, justify="right", footer=footer)
+    table.add_column("time", justify="right", footer=duration(sum(line.seconds for line in lines)))
+    for line in lines:
+        table.add_row(
+            line.what.replace("[", r"\["), f"{line.done:,}", f"{line.missing:,}", f"{line.forwards:,}",
+            f"{line.backwards:,}", duration(line.seconds),
+        )  # fmt: skip
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(
+        "Epochs of a training and images of a column; passes are at most so many, since images drop out as they fall; "
+        "times are for one worker.",
+        style="dim",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def catalogue(registry: Registry, kind: str) -> list[dict[str, Any]]:
+    """Everything of a kind (plural), as plain values."""
+    return [_entry(thing) for thing in registry.all(kind.removesuffix("s"))]
+
+
+def _entry(thing: object) -> dict[str, Any]:
+    match thing:
+        case Attack():
+            return _plugin(thing) | {"norms": list(thing.norms), "access": thing.access, "goal": thing.goal}
+        case Plugin():
+            return _plugin(thing)
+        case Alias():
+            return {"name": thing.name, "summary": f"short for {thing.recipe}", "settings": {}}
+        case Column():
+            return {"name": thing.name, "summary": " + ".join(thing.attacks), "settings": {}, "strict": thing.strict}
+        case Suite():
+            columns = ", ".join(name for names, _ in thing.parts for name in names)
+            return {"name": thing.name, "summary": f"{thing.summary} ({columns})".strip(), "settings": {}}
+    raise TypeError(thing)
+
+
+def _plugin(plugin: Plugin) -> dict[str, Any]:
+    settings = {k: "(needed)" if v is inspect.Parameter.empty else v for k, v in plugin.defaults.items()}
+    return {
+        "name": plugin.name, "summary": plugin.summary, "settings": settings, "version": plugin.version,
+        "paper": plugin.paper, "where": plugin.where,
+    }  # fmt: skip
+
+
+def catalogue_table(kind: str, entries: Sequence[dict[str, Any]]) -> None:
+    """Print a catalogue."""
+    console = Console(stderr=True, highlight=False)
+    if not entries:
+        console.print(f"There are no {kind} yet; a plugin may bring some.")
+    for entry in entries:
+        settings = ", ".join(f"{k}={v!r}" for k, v in entry["settings"].items())
+        facts = [", ".join(entry.get("norms", ())), entry.get("access", ""), entry.get("paper", "")]
+        console.print(_title(entry))
+        if any(facts) or settings:
+            console.print("    " + "; ".join(f for f in [*facts, settings] if f), style="dim", markup=False)
+
+
+def _title(entry: dict[str, Any]) -> str:
+    escaped = str(entry["summary"]).replace("[", "\\[")
+    return f"[bold]{entry['name']}[/]  {escaped}"

@@ -1,0 +1,63 @@
+"""Weights and bundles: tensors in safetensors files that are named by the sha256 of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import IncompleteError, IntegrityError
+from bench.files import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of tensors, and of scratch folders that outlive a crash."""
+
+    root: Path
+
+    def put(self, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
+        """Keep tensors; the hash that is returned brings them back.  Equal content is kept once."""
+        from safetensors.torch import save
+
+        # One entry of metadata: safetensors writes several in any order, and the hash would not be of the content.
+        described = {"about": json.dumps(dict(about), sort_keys=True)} if about else None
+        # Clones: safetensors refuses tensors that share memory, as tied weights do.
+        content = save({k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}, described)
+        name = hashlib.sha256(content).hexdigest()
+        if not self.path(name).exists():
+            write_atomically(self.path(name), content)
+        return name
+
+    def get(self, name: str) -> dict[str, Tensor]:
+        """The tensors of that hash, checked."""
+        from safetensors.torch import load
+
+        path = self.path(name)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise IncompleteError(
+                f"the store {self.root} has no {name}; copy {path.name} there, or train again"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != name:
+            raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
+        return load(content)
+
+    def __contains__(self, name: str) -> bool:
+        return self.path(name).exists()
+
+    def path(self, name: str) -> Path:
+        """Where the tensors of that hash lie."""
+        return self.root / name[:2] / f"{name}.safetensors"
+
+    def scratch(self, key: str) -> Path:
+        """A folder for work in progress, the same one after a crash."""
+        return self.root / "scratch" / key

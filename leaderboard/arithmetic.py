@@ -1,0 +1,205 @@
+"""Set arithmetic on outcomes: from records to cells, and from cells to the numbers of the board."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench import wilson
+
+if TYPE_CHECKING:
+    from bench import Record
+
+
+class Place(NamedTuple):
+    """A cell but for its attack seed and precision."""
+
+    test: str
+    net: str
+    condition: str
+    threat: str | None
+    weights: str
+    attack: str
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What records cost together: passes counted in images, and seconds."""
+
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Spent:
+        """The sum over records, each counted once."""
+        costs = [r.cost for r in {id(r): r for r in records}.values()]
+        # fsum does not depend on the order, in which two merged ledgers may differ.
+        seconds = round(math.fsum(c.seconds for c in costs), 6)
+        return cls(sum(c.forwards for c in costs), sum(c.backwards for c in costs), seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What all records of one cell say together: the union of what they asked, and fallen wins."""
+
+    records: tuple[Record, ...]
+
+    @cached_property
+    def asked(self) -> frozenset[int]:
+        """The images that some record asked."""
+        return frozenset(itertools.chain.from_iterable(r.asked for r in self.records))
+
+    @cached_property
+    def fell(self) -> frozenset[int]:
+        """The images that fell in some record."""
+        return frozenset(itertools.chain.from_iterable(r.fell for r in self.records))
+
+    @property
+    def seed(self) -> int:
+        """The attack seed."""
+        return self.records[0].seed
+
+
+def outcomes(records: Iterable[Record]) -> dict[Place, Outcome]:
+    """The outcome of every cell; of the cells that differ only in their attack seed, the smallest seed's."""
+    cells: dict[Place, dict[tuple[str, int], list[Record]]] = {}
+    for r in records:
+        place = Place(r.test, r.net, r.condition, r.threat, r.weights, r.attack)
+        cells.setdefault(place, {}).setdefault((r.precision, r.seed), []).append(r)
+    return {place: Outcome(tuple(seeds[min(seeds)])) for place, seeds in cells.items()}
+
+
+@dataclass(frozen=True)
+class Number:
+    """An accuracy on the board: how many of the first n test images stand.
+
+    bound: images that nobody has decided are counted as standing, so the true number is this or less.
+    partial: on fewer images than clean was asked.  conditions: how many it is the mean over; `standing` is their sum.
+    """
+
+    standing: int
+    n: int
+    bound: bool
+    spent: Spent
+    seeds: tuple[tuple[str, int], ...] = ()  # attack, attack seed
+    partial: bool = False
+    conditions: int = 1
+
+    @property
+    def accuracy(self) -> float:
+        """The share that stands."""
+        return self.standing / (self.n * self.conditions)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's, at 95 %; of a bound only the upper end says something.
+
+        A mean over conditions has the same images in each, and is as sure as one condition, not as their number.
+        """
+        low, high = wilson(round(self.standing / self.conditions), self.n)
+        return (0.0 if self.bound else low), high
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """What one column says of one set of weights: the images that fell, those decided, and the cells it rests on."""
+
+    fell: frozenset[int]
+    decided: frozenset[int]
+    members: Mapping[str, Outcome]  # by attack; those that have a record
+
+    @property
+    def spent(self) -> Spent:
+        """What its records cost."""
+        return Spent.of(r for m in self.members.values() for r in m.records)
+
+    @property
+    def seeds(self) -> tuple[tuple[str, int], ...]:
+        """The attack seed of each attack."""
+        return tuple((attack, m.seed) for attack, m in sorted(self.members.items()))
+
+
+def examine(attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome]) -> Exam:
+    """The union of a column's attacks.
+
+    An image is decided if one of them felled it, or all were asked about it; in a strict column also if it was
+    lost to begin with.
+    """
+    members = {a: cells[a] for a in attacks if a in cells}
+    fell = frozenset[int]().union(*(m.fell for m in members.values()))
+    if strict and clean is not None:
+        fell |= clean.fell
+    asked = frozenset[int]()
+    if attacks and len(members) == len(set(attacks)):
+        asked = frozenset.intersection(*(m.asked for m in members.values()))
+    return Exam(fell, fell | asked, members)
+
+
+def first(images: Collection[int]) -> int:
+    """n, where the first n test images are all among these and the next is not."""
+    return next(i for i in itertools.count() if i not in images)
+
+
+def count(exam: Exam, clean: Outcome | None) -> Number | None:
+    """A column's number on the first n test images, where n is as many as its attacks went through.
+
+    While an image among those is undecided there is only a bound, for the decided ones are no fair sample: where a
+    cascade was cut short they are the fallen ones, and where an attack was asked for another column's sake they are
+    those that withstood that column's other attacks.
+    """
+    asked = first(clean.asked) if clean is not None else 0
+    reach = 1 + max((i for m in exam.members.values() for i in m.asked), default=-1)
+    n, spent = first(exam.decided), exam.spent
+    if n < reach or (n < asked and n == _among_first(n, exam.fell)):
+        if not (asked and reach):
+            return None
+        return Number(asked - _among_first(asked, exam.fell), asked, True, spent, exam.seeds)
+    if n < asked:
+        n = _roundest(reach, n)
+    return Number(n - _among_first(n, exam.fell), n, False, spent, exam.seeds, partial=n < asked) if n else None
+
+
+def _roundest(low: int, high: int) -> int:
+    """The roundest number from low to high.
+
+    People ask about round numbers of images, and of those that were lost to begin with no record of an attack says
+    whether they were meant.
+    """
+    step = 1
+    while -(-low // (10 * step)) * 10 * step <= high:
+        step *= 10
+    return -(-low // step) * step
+
+
+def worst(exams: Sequence[Exam], clean: Outcome | None) -> Number | None:
+    """The number of all these columns together, on the images that clean was asked.
+
+    It is an upper bound while one of these images stands that some column has not decided.
+    """
+    n = first(clean.asked) if clean is not None else max((first(e.decided) for e in exams), default=0)
+    if not exams or n == 0:
+        return None
+    fell = frozenset[int]().union(*(e.fell for e in exams))
+    decided = fell | frozenset.intersection(*(e.decided for e in exams))
+    records = (r for e in exams for m in e.members.values() for r in m.records)
+    return Number(n - _among_first(n, fell), n, first(decided) < n, Spent.of(records))
+
+
+def mean(cells: Sequence[Outcome]) -> Number | None:
+    """The mean clean accuracy of some weights over conditions, on the images that all of them asked."""
+    n = min((first(c.asked) for c in cells), default=0)
+    if n == 0:
+        return None
+    standing = sum(n - _among_first(n, c.fell) for c in cells)
+    partial = n < max(first(c.asked) for c in cells)
+    spent = Spent.of(r for c in cells for r in c.records)
+    return Number(standing, n, False, spent, partial=partial, conditions=len(cells))
+
+
+def _among_first(n: int, images: Collection[int]) -> int:
+    return sum(i < n for i in images)

@@ -1,0 +1,185 @@
+"""The published board: one page that needs nothing else, and the same as JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import write_atomically
+from leaderboard import words
+from leaderboard.table import Board, Head, Row, Section, table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+    from bench import Ledger
+    from leaderboard.arithmetic import Number, Spent
+
+_HERE = Path(__file__).parent
+
+RULES = {
+    "accuracy": "standing / (n * conditions): the share of the first n test images that no attack of the column felled",
+    "interval": "the Wilson score interval at 95 %; of a bound only the upper end says something",
+    "bound": "true: images that are not decided yet are counted as standing; the accuracy is this or less",
+    "partial": "true: on fewer images than clean was asked",
+    "strict": "an image that the clean model gets wrong counts as fallen; columns that are not strict ignore clean",
+    "worst": "the union of all strict columns but clean",
+    "attack_seeds": "where an attack was run with several seeds, the smallest one is shown",
+}
+
+
+def publish(ledger: Ledger, site: Path) -> Path:
+    """Write site/index.html and site/board.json from the ledger alone, and return the page's path."""
+    board = table(ledger)
+    content = json.dumps(document(board), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    write_atomically(site / "board.json", content.encode())
+    write_atomically(site / "index.html", page(board).encode())
+    return site / "index.html"
+
+
+def document(board: Board) -> dict[str, Any]:
+    """The board as plain values, for json.dumps."""
+    return {
+        "schema": "rampart/board-1",
+        "rules": RULES,
+        "sections": [_section(s) for s in board.sections],
+        "records": board.records,
+        "trainings": board.trainings,
+        "made": list(board.made) if board.made else None,
+        "commits": list(board.commits),
+        "versions": {package: list(versions) for package, versions in board.versions},
+        "machines": list(board.machines),
+    }
+
+
+def _section(section: Section) -> dict[str, Any]:
+    return {
+        "dataset": section.dataset,
+        "test": section.test,
+        "net": section.net,
+        "net_key": section.net_key,
+        "threat": section.threat,
+        "condition": section.condition,
+        "n": section.n,
+        "test_images": section.available,
+        "columns": [{"name": h.name, "of": list(h.of), "strict": h.strict} for h in section.heads],
+        "summary": section.summary or None,
+        "rows": [_row(r) for r in section.rows],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    training = row.maker.training
+    return {
+        "defense": row.maker.defense,
+        "seed": row.maker.seed,
+        "which": row.maker.which or None,
+        "weights": row.weights,
+        "training": training.key if training else None,
+        "trained_for": training.threat if training else None,
+        "trained_on": training.dataset if training else None,
+        "parameters": training.parameters if training else None,
+        "training_seconds": training.cost.seconds if training else None,
+        "numbers": {name: _number(number) for name, number in row.numbers.items()},
+        "summary": _number(row.summary) if row.summary else None,
+        "cost": _spent(row.spent),
+        "doubts": [{"text": d.text, "attacks": list(d.attacks)} for d in row.doubts],
+    }
+
+
+def _number(number: Number) -> dict[str, Any]:
+    return {
+        "accuracy": round(number.accuracy, 6),
+        "interval": [round(end, 6) for end in number.interval],
+        "standing": number.standing,
+        "n": number.n,
+        "conditions": number.conditions,
+        "bound": number.bound,
+        "partial": number.partial,
+        "cost": _spent(number.spent),
+        "attack_seeds": dict(number.seeds),
+    }
+
+
+def _spent(spent: Spent) -> dict[str, Any]:
+    return {"forwards": spent.forwards, "backwards": spent.backwards, "seconds": spent.seconds}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a column's marks lie: from `low` to `high` percent, and the interval of the column's best number."""
+
+    low: int
+    high: int
+    best: tuple[float, float]
+
+    @classmethod
+    def of(cls, numbers: Sequence[Number]) -> Scale:
+        """The tens around the intervals, at least 20 points apart.
+
+        Numbers below half the best one may lie off the scale: an undefended model at 0 would press all others
+        together, and it is they that are to be told apart.
+        """
+        top = max((x.accuracy for x in numbers), default=0.0)
+        ends = [100 * end for x in numbers if 2 * x.accuracy >= top for end in _ends(x)]
+        low, high = (math.floor(min(ends) / 10) * 10, math.ceil(max(ends) / 10) * 10) if ends else (0, 100)
+        while high - low < 20:
+            low, high = (low, high + 10) if high < 100 else (low - 10, high)
+        best = max((x for x in numbers if not x.bound), key=lambda x: (x.accuracy, x.n), default=None)
+        return cls(low, high, (100 * best.interval[0], 100 * best.interval[1]) if best else (0.0, 0.0))
+
+
+def _ends(number: Number) -> tuple[float, float]:
+    """What a scale must hold of a number."""
+    return (number.accuracy, number.accuracy) if number.bound else number.interval
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A column as the page draws it: its head, and for each row of the section a number or nothing."""
+
+    head: Head
+    scale: Scale
+    numbers: tuple[Number | None, ...]
+    summary: bool = False
+
+
+def drawn(section: Section) -> list[Drawn]:
+    """The numeric columns of a section, the one that sums up last."""
+    columns = [(h, tuple(r.numbers.get(h.name) for r in section.rows), False) for h in section.heads]
+    if section.summary:
+        columns.append((Head(section.summary, ()), tuple(r.summary for r in section.rows), True))
+    return [Drawn(h, Scale.of([x for x in xs if x is not None]), xs, last) for h, xs, last in columns]
+
+
+def page(board: Board) -> str:
+    """The page: valid HTML that asks for no other file, and whose labels are text whatever they hold."""
+    style, script = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("board.css", "board.js"))
+    icon = (_HERE / "static" / "icon.svg").read_bytes()
+    return _environment().get_template("board.html").render(
+        board=board, drawn=drawn, style=style, script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        icon=base64.b64encode(icon).decode(),
+        both=len({r.maker.which for s in board.sections for r in s.rows} & {"best", "last"}) == 2,
+    )  # fmt: skip
+
+
+def _environment() -> Environment:
+    """Jinja with every value escaped, and a mistake in a template an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
+        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    found.filters |= {
+        "printable": words.printable, "percent": words.percent, "amount": words.amount, "duration": words.duration,
+        "short": words.short,
+    }  # fmt: skip
+    return found

@@ -1,0 +1,371 @@
+"""Records to rows: the board as plain data, and as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench import ColumnCard, DatasetCard, Record, TrainingRecord
+from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
+from leaderboard.words import name_of, natural, percent, printable, short, told_apart
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+    from bench import Ledger
+
+CLEAN = "clean"  # the condition, the attack and the column of that name
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column of the board: its name, and what its numbers are the union (or the mean) of."""
+
+    name: str
+    of: tuple[str, ...]  # attacks; conditions where the board is over corruptions
+    strict: bool = True
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason to distrust a row, and the attacks whose records say so."""
+
+    text: str
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Where weights come from: a training and which of its weights, or nothing that is known."""
+
+    defense: str  # as a person would write it, or the weights' hash
+    seed: int | None = None
+    which: str = ""  # best, last, or best = last
+    training: TrainingRecord | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training's weights on one exam."""
+
+    maker: Maker
+    weights: str
+    notes: tuple[str, ...]  # where it was trained for another threat or on another data set
+    numbers: Mapping[str, Number]  # by column; a column that was not asked is absent
+    summary: Number | None
+    spent: Spent  # on all records of the row, each counted once
+    doubts: tuple[Doubt, ...]
+
+    @property
+    def n(self) -> int:
+        """The most images behind a number of it."""
+        return max((x.n for x in self.numbers.values()), default=0)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows that can be compared: one data set, net, threat and condition; or all corruptions of it."""
+
+    dataset: str
+    test: str
+    net: str
+    net_key: str
+    threat: str | None
+    condition: str
+    heads: tuple[Head, ...]
+    summary: str  # what sums a row up: "worst", "mean", or "" where nothing does
+    rows: tuple[Row, ...]
+    available: int | None  # images of the test part, where its card is known
+
+    @property
+    def heading(self) -> tuple[str, str, str, str]:
+        """Data set, net, threat and condition."""
+        return self.dataset, self.net, self.threat or "no threat", self.condition
+
+    @property
+    def n(self) -> int:
+        """The most images behind a number of it."""
+        return max((row.n for row in self.rows), default=0)
+
+
+@dataclass(frozen=True)
+class Board:
+    """What the ledger says, and which software and machines it has it from."""
+
+    sections: tuple[Section, ...]
+    records: int
+    trainings: int
+    commits: tuple[str, ...]
+    versions: tuple[tuple[str, tuple[str, ...]], ...]
+    machines: tuple[str, ...]
+    made: tuple[str, str] | None  # the first and the last time in the records
+
+
+def table(ledger: Ledger) -> Board:
+    """The board: a pure function of the ledger.  IntegrityError where a record is damaged."""
+    documents = list(ledger.all())
+    records = [d for d in documents if isinstance(d, Record)]
+    trainings = [d for d in documents if isinstance(d, TrainingRecord)]
+    sources: list[Record | TrainingRecord] = [*records, *trainings]
+    cards = [d for d in documents if isinstance(d, ColumnCard)]
+    datasets = [d for d in documents if isinstance(d, DatasetCard)]
+    versions: dict[str, set[str]] = {}
+    for source in sources:
+        for package, version in source.versions.items():
+            versions.setdefault(package, set()).add(version)
+    times = sorted(source.made for source in sources)
+    return Board(
+        sections=tuple(_Library(records, trainings, datasets, cards).sections()),
+        records=len(records),
+        trainings=len({t.key for t in trainings}),
+        commits=tuple(sorted({s.commit for s in sources if s.commit})),
+        versions=tuple((package, tuple(sorted(v, key=natural))) for package, v in sorted(versions.items())),
+        machines=tuple(sorted({f"{s.machine.name} ({s.machine.device})" for s in sources})),
+        made=(times[0], times[-1]) if times else None,
+    )
+
+
+class _Library:
+    """The documents of a ledger, joined: cells by place, makers by weights, names by hash."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        trainings: Sequence[TrainingRecord],
+        datasets: Sequence[DatasetCard],
+        cards: Sequence[ColumnCard],
+    ) -> None:
+        self.cells = outcomes(records)
+        self.near: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
+        for place, cell in sorted(self.cells.items(), key=lambda c: c[0].attack):
+            self.near.setdefault((*place[:3], place.weights), {})[place] = cell
+        self.makers: dict[tuple[str, str], list[Maker]] = {}
+        for training in sorted(trainings, key=lambda t: (t.key, t.made)):
+            for weights, which in _kept(training):
+                maker = Maker(training.label, training.seed, which, training)
+                self.makers.setdefault((training.net, weights), []).append(maker)
+        self.available = {card.key: len(card.labels) for card in datasets}
+        self.datasets = told_apart({r.test: r.dataset for r in records} | {card.key: card.name for card in datasets})
+        labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
+        self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
+        self.columns = _columns(cards)
+
+    def sections(self) -> Iterator[Section]:
+        """Every section, in the order of the page."""
+        pairs = {(place.test, place.net) for place in self.cells}
+        for test, net in sorted(pairs, key=lambda p: (self.datasets[p[0]], self.nets[p[1]])):
+            places = [p for p in self.cells if (p.test, p.net) == (test, net)]
+            attacked = {(p.condition, p.threat or ""): {q.weights for q in places if q[2:4] == p[2:4]}
+                        for p in places if name_of(p.attack) != CLEAN}  # fmt: skip
+            done = set[str]().union(*(weights for (condition, _), weights in attacked.items() if condition == CLEAN))
+            bare = {p.weights for p in places if p.condition == CLEAN} - done
+            for condition, threat in sorted(attacked, key=lambda c: (c[0] != CLEAN, natural(c[0]), natural(c[1]))):
+                yield self._attacked(test, net, condition, threat, attacked[condition, threat])
+            if bare:
+                yield self._attacked(test, net, CLEAN, None, bare)
+            if spoilt := [p for p in places if p.condition != CLEAN and name_of(p.attack) == CLEAN]:
+                yield self._spoilt(test, net, spoilt)
+
+    def _attacked(self, test: str, net: str, condition: str, threat: str | None, weights: set[str]) -> Section:
+        """The section of one threat and condition."""
+        subjects = {w: self._subject(Place(test, net, condition, threat, w, "")) for w in sorted(weights)}
+        heads = [h for h in self.columns if any(_tells(s.number(h)) for s in subjects.values())]
+        strict = [h for h in heads if h.strict]
+        heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
+        rows = [
+            row
+            for w, s in subjects.items()
+            for row in self._rows(net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads))
+        ]
+        return self._section(test, net, threat, short(condition), heads, "worst" if strict else "", rows)
+
+    def _subject(self, place: Place) -> _Subject:
+        """What is known of one set of weights under one condition and threat."""
+        near = self.near[(*place[:3], place.weights)]
+        clean = next((cell for p, cell in near.items() if name_of(p.attack) == CLEAN), None)
+        mine = {p.attack: cell for p, cell in near.items() if p.threat == place.threat and name_of(p.attack) != CLEAN}
+        return _Subject(clean, mine)
+
+    def _spoilt(self, test: str, net: str, places: Sequence[Place]) -> Section:
+        """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
+        conditions = sorted({p.condition for p in places}, key=natural)
+        families: dict[str, list[str]] = {}
+        for condition in conditions:
+            families.setdefault(short(condition.rpartition(":")[0]), []).append(condition)
+        heads = [Head(name, tuple(family)) for name, family in families.items()]
+        rows: list[Row] = []
+        for weights in sorted({p.weights for p in places}):
+            cells = {p.condition: self.cells[p] for p in places if p.weights == weights}
+            numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
+            total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
+            rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()))
+        return self._section(test, net, None, "corruptions", heads, "mean", rows)
+
+    def _section(
+        self, test: str, net: str, threat: str | None, condition: str, heads: list[Head], summary: str, rows: list[Row]
+    ) -> Section:
+        return Section(
+            self.datasets[test], test, self.nets[net], net, threat, condition,
+            tuple(heads), summary, tuple(sorted(rows, key=_rank)), self.available.get(test),
+        )  # fmt: skip
+
+    def _rows(
+        self, net: str, weights: str, test: str, threat: str | None,
+        numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
+    ) -> Iterator[Row]:  # fmt: skip
+        """A row for each training that made these weights; one by their hash where none did."""
+        records = list({id(r): r for cell in cells for r in cell.records}.values())
+        known = {head: number for head, number in numbers.items() if number is not None}
+        makers = self.makers.get((net, weights), [Maker(weights[:12])])
+        fit = sorted(makers, key=lambda m: m.training is not None and m.training.threat != threat)
+        # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
+        for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
+            notes = _notes(maker.training, threat, self.datasets[test])
+            yield Row(maker, weights, notes, known, summary, Spent.of(records), _doubts(records))
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """The cells of one set of weights under one condition and threat."""
+
+    clean: Outcome | None
+    cells: Mapping[str, Outcome]
+
+    def exam(self, head: Head) -> Exam:
+        return examine(head.of, head.strict, self.clean, self.cells)
+
+    def number(self, head: Head) -> Number | None:
+        if head.name == CLEAN:
+            exam = examine([CLEAN], False, None, {CLEAN: self.clean} if self.clean else {})
+        else:
+            exam = self.exam(head)
+        return count(exam, self.clean)
+
+    def numbers(self, heads: Sequence[Head]) -> dict[str, Number | None]:
+        return {h.name: self.number(h) for h in heads}
+
+    def worst(self, heads: Sequence[Head]) -> Number | None:
+        return worst([self.exam(h) for h in heads], self.clean)
+
+    def used(self, heads: Sequence[Head]) -> list[Outcome]:
+        """The cells behind these columns, clean among them."""
+        members = [m for h in heads if h.name != CLEAN for m in self.exam(h).members.values()]
+        return [*([self.clean] if self.clean else []), *members]
+
+
+def _kept(training: TrainingRecord) -> list[tuple[str, str]]:
+    """The weights of a training, and which they are; equal ones once."""
+    kept: dict[str, list[str]] = {}
+    for which, weights in sorted(training.weights.items()):
+        kept.setdefault(weights, []).append(which)
+    return [(weights, " = ".join(which)) for weights, which in kept.items()]
+
+
+def _columns(cards: Sequence[ColumnCard]) -> list[Head]:
+    """The columns but clean: strict ones first, few attacks before many.  Those that are one thing are one column."""
+    same: dict[tuple[tuple[str, ...], bool], list[ColumnCard]] = {}
+    for card in sorted(cards, key=lambda c: (len(c.name), c.name, c.key)):
+        attacks = tuple(sorted(set(card.attacks)))
+        if any(name_of(a) != CLEAN for a in attacks):
+            same.setdefault((attacks, card.strict), []).append(card)
+    names = {alike[0].key: " = ".join(dict.fromkeys(c.name for c in alike)) for alike in same.values()}
+    labels = told_apart(names | {CLEAN: CLEAN})  # no column may pass for the clean one
+    heads = [Head(labels[alike[0].key], *what) for what, alike in same.items()]
+    return sorted(heads, key=lambda h: (not h.strict, len(h.of), natural(h.name)))
+
+
+def _tells(number: Number | None) -> bool:
+    """Whether a column has a number, not only a bound from attacks that it shares with another."""
+    return number is not None and not number.bound
+
+
+def _rank(row: Row) -> tuple[Any, ...]:
+    """The best first; rows with no more than an upper bound come after those that are decided."""
+    summary, clean = row.summary, row.numbers.get(CLEAN)
+    return (
+        summary is None, summary is not None and summary.bound,
+        -summary.accuracy if summary else 0.0, -clean.accuracy if clean else 0.0,
+        natural(row.maker.defense), row.maker.seed or 0, row.maker.which, row.weights,
+    )  # fmt: skip
+
+
+def _notes(training: TrainingRecord | None, threat: str | None, dataset: str) -> tuple[str, ...]:
+    """What a reader must know who compares this row with the others."""
+    if training is None:
+        return ("no training record",)
+    notes = []
+    if threat is not None and training.threat != threat:
+        notes.append(f"trained for {training.threat}")
+    if training.dataset != dataset.partition(" #")[0]:
+        notes.append(f"trained on {training.dataset}")
+    return tuple(notes)
+
+
+def _doubts(records: Iterable[Record]) -> tuple[Doubt, ...]:
+    """The distinct doubts of records."""
+    said: dict[str, set[str]] = {}
+    for record in records:
+        for doubt in record.doubts:
+            said.setdefault(doubt, set()).add(name_of(record.attack))
+    return tuple(Doubt(text, tuple(sorted(attacks, key=natural))) for text, attacks in sorted(said.items()))
+
+
+def text(board: Board) -> Group:
+    """The board for a terminal: what rich prints; one table a section."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not board.sections:
+        return Group(Text("The ledger has no records yet; bench run --defense RECIPE adds some."))
+    return Group(*(part for section in board.sections for part in (_table_of(section), Text(_footnote(section)))))
+
+
+def _table_of(section: Section) -> Table:
+    """A section as rich draws it; labels are shown as they are, markup in them too."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(" · ".join(map(printable, section.heading)), style="bold")
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn.add_column("defense", ratio=1, overflow="fold", min_width=12)
+    drawn.add_column("weights")
+    heads = [*(h.name for h in section.heads), *([section.summary] if section.summary else [])]
+    narrow = len(heads) > 6  # then the half-width goes below its number
+    for head in heads:
+        name = printable(head).replace("-", "-\n") if len(head) > 9 else printable(head)
+        drawn.add_column(Text(name), justify="right", no_wrap=True)
+    for row in section.rows:
+        numbers = [*(row.numbers.get(h.name) for h in section.heads), *([row.summary] if section.summary else [])]
+        cells = [_brief(x, section.n, "\n" if narrow else " ") for x in numbers]
+        seed = "" if row.maker.seed is None else f"seed {row.maker.seed}"
+        weights = "\n".join(filter(None, [row.maker.which, seed])) or "–"
+        drawn.add_row(Text(printable(row.maker.defense)), weights, *map(Text, cells))
+    return drawn
+
+
+def _brief(number: Number | None, n: int, between: str) -> str:
+    """`53.2 ±3.1`, `≤48.0`, or a dash; an asterisk where it is on fewer images than the section's n."""
+    if number is None:
+        return "–"
+    if number.bound:
+        return f"≤{percent(number.accuracy)}{between if between != ' ' else ''}"
+    low, high = number.interval
+    return f"{percent(number.accuracy)}{'*' if number.n < n else ''}{between}±{percent((high - low) / 2)}"
+
+
+def _footnote(section: Section) -> str:
+    """What the numbers are shares of."""
+    of = f" of {section.available:,}" if section.available else ""
+    said = [f"% of the first {section.n:,}{of} test images; ± is half the width of the 95 % interval"]
+    few = {f"{name} {x.n:,}" for row in section.rows for name, x in row.numbers.items() if x.n < section.n}
+    if few:
+        said.append(f"* on fewer: {', '.join(sorted(map(printable, few), key=natural))}")
+    if any(r.summary and r.summary.bound for r in section.rows):
+        said.append("≤ an upper bound: some column has not decided every image")
+    doubts = sum(len(r.doubts) for r in section.rows)
+    if doubts:
+        said.append(f"{doubts} {'doubt' if doubts == 1 else 'doubts'}: see the page or board.json")
+    return "\n".join(said) + "\n"

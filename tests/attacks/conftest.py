@@ -1,0 +1,134 @@
+"""Models whose answers are known, and the ways to run an attack on them."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench import Draws, Part, ThreatModel
+from bench.evaluate import Subject, judge
+from bench.victim import Victim
+
+
+class Linear(nn.Module):
+    """z = W x + b on flat images."""
+
+    def __init__(self, weight, bias=None):
+        super().__init__()
+        self.weight = nn.Parameter(weight.float(), requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(len(weight)) if bias is None else bias.float(), requires_grad=False)
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight.T + self.bias
+
+
+class Constant(nn.Module):
+    """The same class for every image, and no gradient: what a gradient attack must survive."""
+
+    def __init__(self, chosen, classes=3):
+        super().__init__()
+        self.register_buffer("logits", nn.functional.one_hot(torch.tensor(chosen), classes).float())
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1) + 0 * x.flatten(1)[:, :1]
+
+
+def small_net(channels=3, size=8, classes=5, seed=0):
+    """A convolutional net with random weights, made ready to be attacked."""
+    torch.manual_seed(seed)
+    half = (size + 1) // 2
+    net = nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(12 * half * half, classes),
+    )
+    return net.eval().requires_grad_(False)
+
+
+def call(attack, module, x, y, threat, *, ids=None, seed=0, tile=16, **settings):
+    """The attack's images by a plain call, and what it spent: forwards and backwards (n,)."""
+    victim = Victim(module, tile=tile, access=attack.access, images=len(x))
+    draws = Draws(seed, torch.arange(len(x)) if ids is None else ids, attack.name)
+    return attack(victim, x, y, ThreatModel.parse(threat), draws, **settings), victim.passes()
+
+
+def asked(attack, module, x, y, threat, *, seed=0, tile=16, batch=64, order=None, **settings):
+    """The judge's verdict on uint8 images at the places `order`."""
+    threat = ThreatModel.parse(threat) if isinstance(threat, str) else threat
+    return judge(
+        Subject(module, tile),
+        attack.recipe(**settings),
+        threat,
+        Part(np.asarray(x), np.asarray(y, dtype=np.int64)),
+        torch.arange(len(x)) if order is None else order,
+        seed=seed,
+        batch=batch,
+        device=torch.device("cpu"),
+    )
+
+
+def distance(weight, bias, x, y, norm):
+    """The exact distance (n,) of each image to another class of a linear model, box included; float64, inf if none."""
+    weight, bias, x = weight.double(), bias.double(), x.double().flatten(1)
+    z = x @ weight.T + bias
+    found = torch.full((len(x),), torch.inf, dtype=torch.float64)
+    for j in range(len(weight)):
+        w = weight[j] - weight[y]
+        gap = z.gather(1, y[:, None])[:, 0] - z[:, j]
+        cap = torch.where(w > 0, 1 - x, x)
+        found = torch.where(y != j, torch.minimum(found, _reach(w.abs(), cap, gap, norm)), found)
+    return found
+
+
+def _reach(w, cap, gap, norm):
+    """The least size of a perturbation in [0, cap] that gains `gap` at w each."""
+    if norm == "l1":  # fill the steepest values first
+        steep, order = w.sort(1, descending=True)
+        caps = cap.gather(1, order)
+        gained = (steep * caps).cumsum(1)
+        full = (gained < gap[:, None]).sum(1).clamp_max(w.shape[1] - 1)
+        before = torch.where(full > 0, gained.gather(1, (full - 1).clamp_min(0)[:, None])[:, 0], torch.zeros_like(gap))
+        used = caps.cumsum(1).gather(1, full[:, None])[:, 0] - caps.gather(1, full[:, None])[:, 0]
+        size = used + (gap - before) / steep.gather(1, full[:, None])[:, 0]
+        return torch.where(gained[:, -1] >= gap, size, torch.inf)
+    low, high = torch.zeros_like(gap), torch.full_like(gap, 1e4)
+    for _ in range(100):
+        middle = (low + high) / 2
+        delta = (middle[:, None] if norm == "linf" else middle[:, None] * w).minimum(cap)
+        short = (delta * w).sum(1) < gap
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    delta = (high[:, None] if norm == "linf" else high[:, None] * w).minimum(cap)
+    size = delta.amax(1) if norm == "linf" else delta.square().sum(1).sqrt()
+    return torch.where((w * cap).sum(1) >= gap, size, torch.inf)
+
+
+def threat_of(norm, eps):
+    """A threat of exactly this float."""
+    return ThreatModel(norm, Fraction(float(eps)))
+
+
+@pytest.fixture(scope="session")
+def lab():
+    """The helpers above: pytest imports test files by path, so they come as a fixture."""
+    return type(
+        "Lab",
+        (),
+        {
+            "Linear": Linear,
+            "Constant": Constant,
+            **{f.__name__: staticmethod(f) for f in (small_net, call, asked, distance, threat_of)},
+        },
+    )
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """Two threads, whatever a test sets."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(2)

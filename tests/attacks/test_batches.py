@@ -1,0 +1,112 @@
+"""The verdict on an image depends on nothing around it: bit by bit."""
+
+import pytest
+import torch
+
+from attacks.apgd import apgd_ce
+from attacks.fgsm import fgsm
+from attacks.pgd import cw, pgd
+from attacks.square import square
+
+RUNS = [
+    (fgsm, {}),
+    (pgd, {"steps": 6}),
+    (pgd, {"steps": 4, "keep": "any", "restarts": 2}),
+    (cw, {"steps": 4, "restarts": 2}),
+    (apgd_ce, {"steps": 10, "restarts": 2}),
+    (square, {"queries": 70}),
+]
+CASES = [(a, s, n) for a, s in RUNS for n in a.norms]
+NAMES = [f"{a.name}-{s.get('keep', '')}-{n}" for a, s, n in CASES]
+EPS = {"linf": 0.02, "l2": 0.2, "l1": 0.6}
+IMAGES = 33
+
+
+@pytest.fixture(scope="module")
+def scene(lab):
+    """A net with odd sizes, images and its classes of them; image i sits at place 7 i of its data set."""
+    net = lab.small_net(channels=1, size=7)
+    torch.manual_seed(4)
+    x = torch.rand(IMAGES, 1, 7, 7)
+    net[-1].bias -= net(x).mean(0)  # so that no class wins everywhere
+    return net, x, net(x).argmax(1), 7 * torch.arange(IMAGES)
+
+
+def parts():
+    """Ways to cut and order the images: batches of 1 and 7, shuffled, a subset, halves."""
+    shuffled = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))
+    every = torch.arange(IMAGES)
+    return {
+        "one": [every[i : i + 1] for i in range(0, IMAGES, 6)],
+        "seven": list(every.split(7)),
+        "shuffled": [shuffled],
+        "shuffled in sevens": list(shuffled.split(7)),
+        "subset": [every[::3]],
+        "halves": list(every.split(17)),
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("method", "settings", "norm"), CASES, ids=NAMES)
+def test_images_and_passes_are_the_same_in_any_batch(lab, scene, method, settings, norm, threads):
+    """Some fall early, some late and some never, so that every batch is thinned in its own way."""
+    net, x, y, ids = scene
+    torch.set_num_threads(threads)
+
+    def run(rows):
+        return lab.call(method, net, x[rows], y[rows], f"{norm}:{EPS[norm]}", ids=ids[rows], **settings)
+
+    whole, spent = run(torch.arange(IMAGES))
+    fell = net(whole).argmax(1) != y
+    assert 0 < fell.sum() < IMAGES
+    for name, batches in parts().items():
+        for rows in batches:
+            found, passes = run(rows)
+            assert torch.equal(found, whole[rows]), name
+            assert torch.equal(passes[0], spent[0][rows]), name
+            assert torch.equal(passes[1], spent[1][rows]), name
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), CASES, ids=NAMES)
+def test_one_and_two_threads_agree(lab, scene, method, settings, norm):
+    """On tiles of one shape the arithmetic of an image is not split over threads."""
+    net, x, y, ids = scene
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(lab.call(method, net, x, y, f"{norm}:{EPS[norm]}", ids=ids, **settings)[0])
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), CASES, ids=NAMES)
+def test_the_judge_says_the_same_in_any_batch(lab, method, settings, norm):
+    """Colour images: verdict, margin, distance and passes for batches of 1, 7 and 64, and in another order."""
+    net = lab.small_net()
+    torch.manual_seed(6)
+    x = (torch.rand(20, 3, 8, 8) * 255).byte()
+    y = net(x.float() / 255).argmax(1)
+    eps = {"linf": 0.01, "l2": 0.15, "l1": 2}[norm]
+
+    def ask(batch, order):
+        return lab.asked(method, net, x, y, f"{norm}:{eps}", batch=batch, order=order, **settings)
+
+    whole = ask(64, torch.arange(20))
+    assert 0 < whole.fell.sum() < 20
+    for batch, order in ((1, torch.arange(20)), (7, torch.arange(20)), (64, torch.arange(20).flip(0))):
+        other = ask(batch, order)
+        for field in ("fell", "predicted", "margin", "distance", "forwards", "backwards"):
+            assert torch.equal(getattr(other, field), getattr(whole, field)[order]), (field, batch)
+        if batch < 64:
+            assert torch.equal(other.adversarial, whole.adversarial)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize(("method", "settings", "norm"), CASES, ids=NAMES)
+def test_few_classes_and_one_image(lab, method, settings, norm, classes):
+    """Two or three classes, gray, one image: the judge finds nothing to object to."""
+    net = lab.small_net(channels=1, classes=classes)
+    x = torch.full((1, 1, 8, 8), 60, dtype=torch.uint8)
+    y = net(x.float() / 255).argmax(1)
+    verdict = lab.asked(method, net, x, y, f"{norm}:{10 * EPS[norm]}", **settings)
+    assert verdict.margin.isfinite().all()
+    assert verdict.distance > 0

@@ -1,0 +1,295 @@
+import pytest
+import torch
+from torch import nn
+
+from attacks.apgd import apgd_ce
+from attacks.clean import clean
+from attacks.fgsm import fgsm
+from attacks.pgd import cw, pgd
+from attacks.square import square
+from bench import AttackError, Draws, ThreatModel, attack
+
+SETTINGS = {
+    clean: {},
+    fgsm: {},
+    pgd: {"steps": 10, "keep": "any"},
+    cw: {"steps": 10, "restarts": 2},
+    apgd_ce: {"steps": 15},
+    square: {"queries": 60},
+}
+ATTACKS = [(a, s, n) for a, s in SETTINGS.items() for n in a.norms]
+NAMES = [f"{a.name}-{n}" for a, _, n in ATTACKS]
+
+
+@pytest.fixture(scope="module")
+def linear(lab):
+    """Linear models of 2, 3 and 10 classes, uint8 images with many values in the box's corners, and their classes."""
+    found = []
+    for classes in (2, 3, 10):
+        torch.manual_seed(classes)
+        weight, bias = torch.randn(classes, 192) / 14, torch.randn(classes)
+        x = (torch.randn(6, 3, 8, 8) * 160 + 128).clamp(0, 255).byte()
+        y = lab.Linear(weight, bias)(x.float() / 255).argmax(1)
+        found.append((weight, bias, x, y))
+    return found
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), ATTACKS, ids=NAMES)
+def test_nothing_falls_within_the_exact_distance(lab, linear, method, settings, norm):
+    """At .999 of the distance to the nearest other class of a linear model, box included, no image can fall."""
+    asked = 0
+    for weight, bias, x, y in linear:
+        away = lab.distance(weight, bias, x.float() / 255, y, norm)
+        for i in away.isfinite().nonzero()[:, 0].tolist():
+            threat = lab.threat_of(norm, 0.999 * away[i])
+            verdict = lab.asked(
+                method, lab.Linear(weight, bias), x[i : i + 1], y[i : i + 1], threat, tile=1, **settings
+            )
+            assert not verdict.fell.any()
+            asked += 1
+    assert asked >= 12
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_the_oracle_is_exact(lab, linear, norm):
+    """PGD on the margin reaches every image of a two-class model just beyond the distance, box included."""
+    weight, bias, x, y = linear[0]
+    away = lab.distance(weight, bias, x.float() / 255, y, norm)
+    for i in range(len(x)):
+        threat = lab.threat_of(norm, 1.005 * away[i])
+        settings = {"steps": 400, "step": 0.02, "keep": "any", "start": "none"}
+        verdict = lab.asked(cw, lab.Linear(weight, bias), x[i : i + 1], y[i : i + 1], threat, tile=1, **settings)
+        assert verdict.fell.all(), (i, verdict.margin)
+
+
+def at_distance(weight, x, y, target, norm):
+    """Move each image (n, d) away from all other classes, until its distance to them (no box) is `target`."""
+    w = weight[None] - weight[y][:, None]
+    size = w.abs().sum(2) if norm == "linf" else w.square().sum(2).sqrt()
+    mine = nn.functional.one_hot(y, len(weight)).bool()
+
+    def away(moved):
+        gap = -(w * moved[:, None]).sum(2)
+        return (gap / size).masked_fill(mine, torch.inf).amin(1)
+
+    direction = (weight[y] - weight.mean(0)).sign()
+    low, high = torch.full((len(x),), -0.3), torch.full((len(x),), 0.3)
+    low, high = low.double(), high.double()
+    for _ in range(60):
+        middle = (low + high) / 2
+        short = away(x + middle[:, None] * direction) < target
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    moved = x + high[:, None] * direction
+    assert torch.allclose(away(moved), torch.full_like(low, target))
+    return moved.float().view(-1, 3, 32, 32)
+
+
+def shares(lab, classes, norm, target, runs, images=32):
+    """The share that falls of images at the same distance, for each (attack, factor, settings)."""
+    torch.manual_seed(0)
+    weight = torch.randn(classes, 3072).double() / 3072**0.5
+    x = 0.4 + 0.2 * torch.rand(images, 3072).double()
+    y = torch.arange(images) % classes
+    x = at_distance(weight, x, y, target, norm)
+    net = lab.Linear(weight)
+    found = []
+    for method, factor, settings in runs:
+        moved, _ = lab.call(method, net, x, y, f"{norm}:{factor * target:.9f}", tile=32, **settings)
+        found.append((net(moved).argmax(1) != y).float().mean().item())
+    return found
+
+
+PGD_20, PGD_100 = {"steps": 20, "step": 0.25}, {"steps": 100, "step": 0.125}
+
+
+def test_sign_attacks_are_exact_on_two_classes(lab):
+    """The cross-entropy's sign is the margin's: all fall at 1.001, FGSM included, and none at .999."""
+    methods = [(fgsm, {}), (pgd, PGD_20), (cw, PGD_20), (apgd_ce, {})]
+    assert shares(lab, 2, "linf", 8 / 255, [(m, 1.001, s) for m, s in methods]) == [1] * 4
+    assert shares(lab, 2, "linf", 8 / 255, [(m, 0.999, s) for m, s in methods]) == [0] * 4
+
+
+def test_gradient_steps_are_exact_on_two_classes_in_l2(lab):
+    """Likewise, where a step is the gradient over its norm."""
+    methods = [(fgsm, {}), (pgd, PGD_100), (cw, PGD_100), (apgd_ce, {})]
+    assert shares(lab, 2, "l2", 0.5, [(m, 1.001, s) for m, s in methods]) == [1] * 4
+    assert shares(lab, 2, "l2", 0.5, [(m, 0.999, s) for m, s in methods]) == [0] * 4
+
+
+def test_ten_classes_fall_as_known(lab):
+    """The margin finds the nearest class almost always; cross-entropy climbs a mixture and needs a larger ball."""
+    runs = [
+        (cw, 1.001, PGD_20), (cw, 1.1, PGD_20), (cw, 1.25, PGD_20),
+        (pgd, 1.01, PGD_20), (pgd, 1.25, PGD_20), (pgd, 1.5, PGD_20),
+        (pgd, 1.25, PGD_100), (pgd, 1.5, PGD_100),
+        (apgd_ce, 1.01, {}), (apgd_ce, 1.25, {}), (apgd_ce, 1.5, {}),
+        (fgsm, 1.1, {}), (fgsm, 1.5, {}), (square, 1.5, {"queries": 200}),
+    ]  # fmt: skip
+    found = shares(lab, 10, "linf", 8 / 255, runs)
+    low = [0.6, 0.85, 1, 0, 0.5, 1, 0.5, 1, 0, 0.5, 1, 0, 0.9, 0]
+    high = [1, 1, 1, 0.3, 1, 1, 1, 1, 0.3, 1, 1, 0.5, 1, 0]
+    assert all(a <= f <= b for a, f, b in zip(low, found, high, strict=True)), found
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), ATTACKS, ids=NAMES)
+def test_a_constant_model_never_falls_or_always(lab, method, settings, norm):
+    """Right about every image, or wrong: then an attack that stops early spends one forward, and the judge one."""
+    x = (torch.rand(3, 1, 8, 8) * 255).byte()
+    right = lab.asked(method, lab.Constant(0), x, torch.zeros(3), f"{norm}:1", **settings)
+    assert not right.fell.any()
+    assert right.margin.isfinite().all()
+    wrong = lab.asked(method, lab.Constant(0), x, torch.ones(3), f"{norm}:1", **settings)
+    assert wrong.fell.all()
+    if settings.get("keep") == "any" or method in {apgd_ce, square}:
+        assert wrong.forwards.tolist() == [2] * 3
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), ATTACKS, ids=NAMES)
+def test_a_ball_of_size_zero_holds_the_image_alone(lab, method, settings, norm):
+    """The images come back bit by bit, unasked; so accuracy at eps = 0 is clean accuracy."""
+    x = torch.rand(4, 3, 8, 8)
+    found, (forwards, backwards) = lab.call(method, lab.small_net(), x, torch.arange(4), f"{norm}:0", **settings)
+    assert torch.equal(found, x)
+    assert forwards.sum() == backwards.sum() == 0
+
+
+def test_clean_returns_the_images(lab):
+    """One forward an image, the judge's, and no threat."""
+    net = lab.small_net()
+    x = (torch.rand(9, 3, 8, 8) * 255).byte()
+    y = net(x.float() / 255).argmax(1)
+    verdict = lab.asked(clean, net, x, torch.where(torch.arange(9) < 4, y, (y + 1) % 5), None)
+    assert verdict.fell.tolist() == [False] * 4 + [True] * 5
+    assert verdict.forwards.tolist() == [1] * 9
+    assert verdict.distance.tolist() == [0] * 9
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), ATTACKS, ids=NAMES)
+def test_shift_and_order_of_the_logits_do_not_matter(lab, method, settings, norm):
+    """A constant on all logits, or the classes renamed: the same images fall."""
+    net = lab.small_net(classes=5)
+    torch.manual_seed(2)
+    x = (torch.rand(30, 3, 8, 8) * 255).byte()
+    y = net(x.float() / 255).argmax(1)
+    order = torch.tensor([3, 0, 4, 1, 2])  # place of each new class among the old ones
+
+    class Changed(nn.Module):
+        def forward(self, x):
+            return net(x)[:, order] + 8
+
+    eps = {"linf": 0.01, "l2": 0.1, "l1": 1}[norm]
+    plain = lab.asked(method, net, x, y, f"{norm}:{eps}", **settings)
+    changed = lab.asked(method, Changed(), x, order.argsort()[y], f"{norm}:{eps}", **settings)
+    assert 0 < plain.fell.sum() < 30
+    assert torch.equal(plain.fell, changed.fell)
+    assert torch.allclose(plain.margin, changed.margin, atol=1e-2)
+
+
+@pytest.mark.parametrize(("method", "settings", "norm"), [a for a in ATTACKS if a[0] in {cw, square}])
+@pytest.mark.parametrize("scale", [2.0**-6, 2.0**12])
+def test_margins_do_not_see_the_scale_of_the_logits(lab, method, settings, norm, scale):
+    """Powers of two are exact, so the images of margin attacks are the very same."""
+    net = lab.small_net()
+    x = torch.rand(12, 3, 8, 8)
+    y = net(x).argmax(1)
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            return net(x) * scale
+
+    plain, _ = lab.call(method, net, x, y, f"{norm}:0.1", **settings)
+    scaled, _ = lab.call(method, Scaled(), x, y, f"{norm}:0.1", **settings)
+    assert torch.equal(plain, scaled)
+
+
+def test_large_logits_hide_from_the_cross_entropy_alone(lab):
+    """At a scale of 1,000 its gradient rounds to nothing, and the margin and Square still find their way."""
+    net = lab.small_net()
+
+    class Loud(nn.Module):
+        def forward(self, x):
+            return 1e5 * net(x)
+
+    torch.manual_seed(3)
+    x = torch.rand(16, 3, 8, 8)
+    y = net(x).argmax(1)
+    fell = {}
+    for method, settings in ((pgd, PGD_20), (cw, PGD_20), (square, {"queries": 300})):
+        found, _ = lab.call(method, Loud(), x, y, "linf:0.1", **settings)
+        fell[method.name] = (net(found).argmax(1) != y).float().mean().item()
+    assert fell["pgd"] < 0.5
+    assert fell["cw"] == 1
+    assert fell["square"] > 0.9
+
+
+def test_a_black_box_stays_black(lab):
+    """A scores attack that asks for a gradient, or differentiates by itself, fails by name."""
+
+    @attack(norms=("linf",), access="scores")
+    def greedy(model, x, y, threat: ThreatModel, draws: Draws):
+        return x + model.gradient(x, y, lambda z, y: z[:, 0])[2]
+
+    @attack(norms=("linf",), access="scores")
+    def sly(model, x, y, threat: ThreatModel, draws: Draws):
+        x = x.requires_grad_()
+        return torch.autograd.grad(model(x).sum(), x)[0]
+
+    x = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
+    for method in (greedy, sly):
+        with pytest.raises(AttackError, match=f"attack {method.name} failed on image 0"):
+            lab.asked(method, lab.small_net(), x, [0, 0], "linf:0.1")
+    lab.asked(square, lab.small_net(), x, [0, 0], "linf:0.1", queries=5)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A small net trained for a few seconds to tell four noisy patterns apart, and 150 images that it reads right."""
+    torch.manual_seed(0)
+    patterns = nn.functional.interpolate(torch.rand(4, 1, 4, 4), 16, mode="bilinear")
+
+    def sample(n):
+        y = torch.randint(4, (n,))
+        return (patterns[y] * 0.6 + 0.2 + 0.25 * torch.randn(n, 1, 16, 16)).clamp(0, 1), y
+
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(256, 4),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    for _ in range(150):
+        x, y = sample(64)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        optimizer.step()
+    net.eval().requires_grad_(False)
+    x, y = sample(400)
+    right = net(x).argmax(1) == y
+    return net, x[right][:150], y[right][:150]
+
+
+@pytest.mark.parametrize(
+    ("method", "norm", "eps"),
+    [(apgd_ce, "linf", 0.06), (apgd_ce, "l2", 0.7), (square, "linf", 0.09), (square, "l2", 1.3)],
+)
+def test_the_reference_finds_as_many(lab, trained, method, norm, eps):
+    """Robust accuracy agrees with pyautoattack's over three seeds of each, within what its own seeds differ and 3 %."""
+    from pyautoattack.autopgd_base import APGDAttack
+    from pyautoattack.square import SquareAttack
+
+    net, x, y = trained
+    ours, theirs = [], []
+    for seed in range(3):
+        settings = {"steps": 20} if method is apgd_ce else {"queries": 150}
+        found, _ = lab.call(method, net, x, y, f"{norm}:{eps}", seed=seed, tile=150, **settings)
+        ours.append((net(found).argmax(1) == y).float().mean().item())
+        big = norm.capitalize()
+        if method is apgd_ce:
+            other = APGDAttack(net, n_iter=20, norm=big, eps=eps, seed=seed, device="cpu")
+        else:
+            other = SquareAttack(
+                net, p_init=0.8, n_queries=150, norm=big, eps=eps, seed=seed, device="cpu", resc_schedule=False
+            )
+        found = other.perturb(x, y)
+        theirs.append((net(found).argmax(1) == y).float().mean().item())
+    assert 0.15 < sum(theirs) / 3 < 0.85
+    assert abs(sum(ours) - sum(theirs)) / 3 < 0.03 + 2 * (max(theirs) - min(theirs))

@@ -1,0 +1,151 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli import _spread
+from tests.conftest import TINY
+
+Bench = Callable[..., "subprocess.CompletedProcess[str]"]
+QUICK = ("--defense", "quick", "--net", "tiny", "--plugin", str(TINY), "-n", "50")
+
+
+def test_help_answers_without_torch() -> None:
+    """`bench --help` imports neither torch, pandas, scipy, pydantic nor rich."""
+    code = (
+        "import sys; sys.argv = ['bench', '--help']\n"
+        "from bench.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'pandas', 'scipy', 'pydantic', 'rich', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+
+
+def test_several_values_after_one_option() -> None:
+    """`--defense at trades --dataset mnist` gives two defenses."""
+    assert _spread(["--defense", "at", "trades", "--dataset", "mnist"]) == [
+        "--defense", "at", "--defense", "trades", "--dataset", "mnist"
+    ]  # fmt: skip
+    assert _spread(["--defense=at", "--plugin", "a.py", "b.py"]) == [
+        "--defense=at",
+        "--plugin",
+        "a.py",
+        "--plugin",
+        "b.py",
+    ]
+
+
+def test_a_run_writes_json_on_stdout_and_prose_on_stderr(bench: Bench, tmp_path: Path) -> None:
+    """One document with a schema on stdout; the board and the page's address on stderr; the page is there."""
+    done = bench("run", *QUICK, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == "rampart/run-1"
+    assert (document["trained"], len(document["records"]), document["failures"]) == (1, 3, [])
+    assert (tmp_path / "results/site/index.html").exists()
+    assert "The board: file://" in done.stderr
+    again = bench("run", *QUICK)
+    assert again.stdout == ""
+    assert "Nothing to do" in again.stderr
+    published = bench("publish", "--json", "--site", "other")
+    assert Path(json.loads(published.stdout)["page"]) == Path("other/index.html")
+    assert (tmp_path / "other/index.html").read_bytes() == (tmp_path / "results/site/index.html").read_bytes()
+
+
+def test_mistakes_exit_with_2_and_name_the_nearest(bench: Bench, tmp_path: Path) -> None:
+    """Names, settings, options, configuration and plugins."""
+    for words, said in (
+        (("run", "--defense", "part-trade"), "did you mean 'part-trades'"),
+        (("run", "--defense", "trades(betta=3)"), "did you mean 'beta'"),
+        (("run", "--defense", "trades(beta='x')"), "expected float"),
+        (("run", "--defense", "at", "--suit", "quick"), "--suite"),
+        (("run", "--defense", "at", "--plugin", "nowhere.py"), "no such file"),
+        (("run",), "--defense"),
+        (("list", "defences"), "defenses"),
+        (("run", "--defense", "at", "--threat", "linf:8/0"), "norm:eps"),
+        (("run", "--defense", "at", "--device", "cuda:7"), "--device cuda:7"),
+    ):
+        done = bench(*words)
+        assert (done.returncode, said in done.stderr) == (2, True), (words, done.stderr)
+        assert "Traceback" not in done.stderr
+    (tmp_path / "bench.toml").write_text('datset = "mnist"')
+    done = bench("plan", "--defense", "at")
+    assert (done.returncode, "did you mean 'dataset'" in done.stderr) == (2, True)
+
+
+def test_a_missing_data_set_exits_with_4_and_says_how_to_get_it(bench: Bench) -> None:
+    """mnist is not there."""
+    done = bench("run", "--defense", "at", "--dataset", "mnist")
+    assert done.returncode == 4
+    assert "torchvision.datasets.MNIST" in done.stderr
+
+
+def test_defaults_come_from_the_file_then_the_environment_then_the_line(bench: Bench, tmp_path: Path) -> None:
+    """-n is 10 in bench.toml, 20 in BENCH_N and 30 on the line."""
+    (tmp_path / "bench.toml").write_text(f'n = 10\nnet = "tiny"\nplugin = ["{TINY}"]\n')
+
+    def images(*words: str, env: dict[str, str] | None = None) -> int:
+        done = bench("plan", "--defense", "quick", "--columns", "clean", "--json", *words, env=env)
+        assert done.returncode == 0, done.stderr
+        return int(json.loads(done.stdout)["lines"][1]["missing"])
+
+    assert images() == 10
+    assert images(env={"BENCH_N": "20"}) == 20
+    assert images("-n", "30", env={"BENCH_N": "20"}) == 30
+
+
+def test_lists_show_what_plugins_bring(bench: Bench) -> None:
+    """Built-ins and the test's own, with settings."""
+    done = bench("list", "defenses", "--plugin", str(TINY), "--json")
+    names = {d["name"]: d for d in json.loads(done.stdout)["defenses"]}
+    assert {"standard", "at", "trades", "part", "part-trades", "checkpoint", "quick"} <= names.keys()
+    assert names["trades"]["settings"]["beta"] == 6.0
+    for kind in ("attacks", "nets", "datasets", "corruptions", "suites", "columns"):
+        assert bench("list", kind).returncode == 0
+
+
+def test_a_failing_attack_exits_with_its_code_after_publishing(bench: Bench, tmp_path: Path) -> None:
+    """The others are on the board; the exit code and the message tell."""
+    done = bench("run", *QUICK, "--columns", "gives-nan, slow")
+    assert done.returncode == 1
+    assert "attack gives-nan failed on image 3" in done.stderr
+    assert "slow" in (tmp_path / "results/site/index.html").read_text()
+
+
+def test_a_damaged_record_exits_with_5_and_is_named(bench: Bench, tmp_path: Path) -> None:
+    """One changed byte in the ledger."""
+    assert bench("run", *QUICK, "--columns", "clean").returncode == 0
+    victim = next((tmp_path / "results/ledger").rglob("*.json"))
+    victim.write_text(victim.read_text().replace("1", "2", 1))
+    done = bench("publish")
+    assert done.returncode == 5
+    assert victim.name in done.stderr
+
+
+def test_an_interrupt_exits_with_130_and_loses_nothing(tmp_path: Path) -> None:
+    """Ctrl-C in the middle; the same command goes on."""
+    words = [sys.executable, "-m", "bench", "run", *QUICK, "--columns", "slow(pause=3.0)", "--executor", "inline"]
+    started = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("ledger/*/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    started.send_signal(2)
+    assert "the same command continues" in started.communicate(timeout=60)[1]
+    assert started.returncode == 130
+
+
+@pytest.mark.parametrize("name", ["bench", "rampart"])
+def test_both_names_are_installed(name: str) -> None:
+    """`bench` and `rampart` are one program."""
+    done = subprocess.run([Path(sys.executable).parent / name, "--version"], capture_output=True, text=True, check=True)
+    assert "version" in done.stdout

@@ -1,0 +1,224 @@
+"""From a request to records: what is asked, what is not asked again, and what survives a crash."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.errors import IntegrityError, TrainingError, UsageError
+from bench.executors import Executor, Inline, Process
+from bench.place import Place
+from bench.records import Record, TrainingRecord
+from bench.run import Request, Summary, plan, resolve, run
+from tests.conftest import TINY
+
+ASK = Request(defenses=("quick",), net="tiny", columns=("clean", "slow"), n=100)
+
+
+def go(place: Place, request: Request = ASK, executor: Executor | None = None) -> Summary:
+    return run(resolve(request, place), place, executor or Inline(), report=lambda _line: None)
+
+
+def verdicts(place: Place) -> dict[str, dict[int, bool]]:
+    """Every cell's images and whether they fell, and each image asked once."""
+    found: dict[str, dict[int, bool]] = {}
+    for record in place.ledger.all():
+        if isinstance(record, Record):
+            cell = found.setdefault(record.key, {})
+            assert not cell.keys() & set(record.asked), "an image was asked twice"
+            cell |= {i: i in record.fell for i in record.asked}
+    return found
+
+
+def elsewhere(place: Place, name: str) -> Place:
+    """The same place with folders of another name."""
+    root = place.ledger_root.parent / name
+    return replace(place, ledger_root=root / "ledger", store_root=root / "store")
+
+
+def test_a_second_run_does_nothing(place: Place) -> None:
+    """Everything is in the ledger: no training, no image, no new file."""
+    first = go(place)
+    files = sorted(place.ledger_root.rglob("*"))
+    second = go(place)
+    assert (first.trained, second.trained, second.asked, second.records) == (1, 0, 0, [])
+    assert files == sorted(place.ledger_root.rglob("*"))
+
+
+def test_a_larger_n_asks_only_the_new_images(place: Place) -> None:
+    """-n 200 after -n 100 asks exactly the second hundred."""
+    go(place)
+    second = go(place, replace(ASK, n=200))
+    assert {i for r in second.records if r.attack.startswith("clean") for i in r.asked} == set(range(100, 200))
+    assert all(i >= 100 for r in second.records for i in r.asked)
+
+
+def test_only_images_that_stand_are_attacked(place: Place) -> None:
+    """What `clean` lost is not asked again in a strict column."""
+    go(place)
+    records = {r.attack.partition("@")[0]: r for r in place.ledger.all() if isinstance(r, Record)}
+    assert set(records["slow"].asked) == set(records["clean"].asked) - set(records["clean"].fell)
+
+
+def test_workers_change_no_verdict(place: Place) -> None:
+    """One process, two processes and another batch size: the same verdict on every image, each asked once."""
+    request = replace(ASK, n=300)
+    go(place, request)
+    two = elsewhere(place, "two")
+    go(replace(two, batch=7), request, Process(2))
+    assert verdicts(place) == verdicts(two)
+    assert sum(len(r.asked) for r in two.ledger.all() if isinstance(r, Record)) > 300
+
+
+def test_a_failing_attack_leaves_no_record_and_stops_nobody(place: Place) -> None:
+    """The error is in the summary; the other columns are answered."""
+    summary = go(place, replace(ASK, columns=("raises", "slow")))
+    assert [str(f) for f in summary.failures] == [
+        "attack raises failed on image 9: ZeroDivisionError('nine'); no record was written"
+    ]
+    assert {r.attack.partition("@")[0] for r in summary.records} == {"clean", "slow"}
+
+
+@pytest.mark.parametrize(
+    ("defense", "said"),
+    [
+        ("explodes", "defense explodes: the loss is nan in epoch 1; nothing was published"),
+        ("stranger", "stranger gave a module that is not the net tiny"),
+    ],
+)
+def test_a_failing_training_is_named_and_stops_nobody(place: Place, defense: str, said: str) -> None:
+    """NaN and foreign modules publish nothing; the other defense is trained and examined."""
+    summary = go(place, replace(ASK, defenses=(defense, "quick")))
+    (failure,) = summary.failures
+    assert isinstance(failure, TrainingError)
+    assert said in str(failure)
+    assert summary.trained == 1
+    assert [d.label for d in place.ledger.all() if isinstance(d, TrainingRecord)] == ["quick"]
+
+
+def test_best_and_last_are_both_kept_and_examined(place: Place) -> None:
+    """--weights best,last examines two sets of weights; equal files would be one."""
+    go(place, replace(ASK, defenses=("quick(epochs=4)",), weights=("best", "last")))
+    (training,) = (d for d in place.ledger.all() if isinstance(d, TrainingRecord))
+    examined = {r.weights for r in place.ledger.all() if isinstance(r, Record)}
+    assert examined == set(training.weights.values())
+    scores = [h["val_clean"] for h in training.history]
+    assert len(scores) == 4
+    assert len(examined) == (1 if scores.index(max(scores)) == 3 else 2)
+
+
+def test_names_are_found_before_any_work(place: Place) -> None:
+    """Misspelt names and impossible requests are errors that name the nearest; nothing is written."""
+    for request, said in (
+        (replace(ASK, defenses=("quik",)), "did you mean 'quick'"),
+        (replace(ASK, defenses=("quick(epoch=1)",)), "did you mean 'epochs'"),
+        (replace(ASK, net="tinny"), "did you mean 'tiny'"),
+        (replace(ASK, columns=("slw",)), "did you mean 'slow'"),
+        (replace(ASK, columns=(), suite="quik"), "did you mean 'quick'"),
+        (replace(ASK, dataset="digit"), "did you mean 'digits'"),
+        (replace(ASK, threat="linf=8"), "norm:eps"),
+        (replace(ASK, threat="l2:0.5"), "slow searches linf; the threat is l2:0.5"),
+        (replace(ASK, n=501), "500 test images"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            resolve(request, place)
+    assert not place.ledger_root.exists()
+
+
+def test_a_plan_counts_what_a_run_then_does(place: Place) -> None:
+    """100 clean images and at most 100 attacked ones before; nothing after; the plan writes nothing."""
+    exam = resolve(ASK, place)
+    before = {line.what.rpartition(" ")[2]: line for line in plan(exam, place)[1:]}
+    assert not place.ledger_root.exists()
+    assert (before["clean"].missing, before["clean"].forwards) == (100, 100)
+    assert (before["slow"].missing, before["slow"].forwards, before["slow"].backwards) == (100, 200, 100)
+    go(place)
+    assert [line.missing for line in plan(exam, place)] == [0, 0, 0]
+
+
+def test_damaged_weights_are_refused(place: Place) -> None:
+    """A flipped byte in the store is found by the hash, with the file's name."""
+    go(place, replace(ASK, columns=("clean",)))
+    (training,) = (d for d in place.ledger.all() if isinstance(d, TrainingRecord))
+    path = place.store.path(training.weights["best"])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    moved = replace(place, batch=place.batch + 1)  # another place, so that nothing is cached
+    summary = go(moved, replace(ASK, n=150))
+    assert isinstance(summary.failures[0], IntegrityError)
+    assert path.name in str(summary.failures[0])
+
+
+def command(place: Place, *words: str) -> list[str]:
+    return [
+        sys.executable, "-m", "bench", "run", "--net", "tiny", "--plugin", str(TINY),
+        "--ledger", str(place.ledger_root), "--store", str(place.store_root),
+        "--site", str(place.store_root.parent / "site"), "--executor", "inline", *words,
+    ]  # fmt: skip
+
+
+def killed(words: list[str], cwd: Path, until: Path, pattern: str) -> None:
+    """Start a command and kill -9 it as soon as a file appears."""
+    started = subprocess.Popen(words, cwd=cwd, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(until.rglob(pattern)) and time.monotonic() < deadline and started.poll() is None:
+        time.sleep(0.02)
+    assert started.poll() is None, "it ended before it could be killed"
+    os.kill(started.pid, signal.SIGKILL)
+    started.wait()
+
+
+def test_a_run_killed_while_attacking_ends_as_an_undisturbed_one(place: Place, tmp_path: Path) -> None:
+    """kill -9 after the first answers, then the same command: the same verdicts, each image asked once."""
+    words = ("--defense", "quick", "-n", "300", "--columns", "slow(pause=0.4)", "--batch", "64")
+    killed(command(place, *words), tmp_path, place.ledger_root, "*.safetensors")
+    assert subprocess.run(command(place, *words), cwd=tmp_path, check=False, capture_output=True).returncode == 0
+    calm = elsewhere(place, "calm")
+    go(calm, replace(ASK, n=300, columns=("slow(pause=0.4)",)))
+    assert verdicts(place) == verdicts(calm)
+    assert not list(tmp_path.rglob("scratch/*"))
+
+
+def test_a_training_killed_continues_to_the_same_weights(place: Place, tmp_path: Path) -> None:
+    """kill -9 after the first epoch, then the same command: bit-identical best and last weights."""
+    words = ("--defense", "quick(epochs=6, pause=0.02)", "--columns", "clean")
+    killed(command(place, *words), tmp_path, place.store_root, "checkpoint.pt")
+    done = subprocess.run(command(place, *words), cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "continuing after epoch" in done.stderr
+    calm = elsewhere(place, "calm")
+    go(calm, replace(ASK, defenses=("quick(epochs=6, pause=0.02)",), columns=("clean",)))
+    (here,) = (d for d in place.ledger.all() if isinstance(d, TrainingRecord))
+    (there,) = (d for d in calm.ledger.all() if isinstance(d, TrainingRecord))
+    assert here.weights == there.weights
+    assert [h["loss"] for h in here.history] == [h["loss"] for h in there.history]
+
+
+def test_two_processes_on_one_ledger_harm_nothing(place: Place, tmp_path: Path) -> None:
+    """Started together, both end well; the training is made once and every file is whole."""
+    words = command(place, "--defense", "quick(pause=0.01)", "-n", "100", "--columns", "slow")
+    both = [subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [p.wait(timeout=240) for p in both] == [0, 0]
+    documents = list(place.ledger.all())
+    assert sum(isinstance(d, TrainingRecord) for d in documents) == 1
+    assert go(place, replace(ASK, defenses=("quick(pause=0.01)",), columns=("slow",))).asked == 0
+
+
+def test_training_is_the_same_in_every_run(place: Place) -> None:
+    """Equal seeds give bit-identical weights; another seed gives others."""
+    weights = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        there = elsewhere(place, name)
+        go(there, replace(ASK, columns=("clean",), seeds=(seed,), n=10))
+        (training,) = (d for d in there.ledger.all() if isinstance(d, TrainingRecord))
+        weights.append(there.store.get(training.weights["last"]))
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert not all(torch.equal(weights[0][k], weights[2][k]) for k in weights[0])

@@ -1,0 +1,42 @@
+"""What all tests share: a place in a temporary folder, and a shorthand for runs in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.place import Place
+
+TINY = Path(__file__).parent / "plugins" / "tiny.py"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Empty folders and the tests' own plugins."""
+    return Place(tmp_path / "ledger", tmp_path / "store", tmp_path / "datasets", (str(TINY),))
+
+
+@pytest.fixture
+def bench(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line, run in the temporary folder and in this process."""
+
+    def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as here:
+            here.chdir(tmp_path)
+            here.setattr(sys, "argv", ["bench", *words])
+            for name, value in (env or {}).items():
+                here.setenv(name, value)
+            capsys.readouterr()
+            with pytest.raises(SystemExit) as ended:
+                main()
+        said = capsys.readouterr()
+        return subprocess.CompletedProcess(words, int(ended.value.code or 0), said.out, said.err)
+
+    return run

@@ -1,0 +1,94 @@
+"""Plugins for tests: a linear net, quick defenses, and attacks that break their contract."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import Batch, Draws, Model, ThreatModel, TrainJob, attack, defense, fit, net
+
+
+@net()
+def tiny(*, classes: int, channels: int, size: int) -> nn.Module:
+    """A linear model."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
+
+
+@net(random=True)
+def noisy(*, classes: int, channels: int, size: int, sd: float = 0.01) -> nn.Module:
+    """A linear model that adds noise to its logits."""
+
+    class Noise(nn.Module):
+        def forward(self, logits: Tensor) -> Tensor:
+            return logits + sd * torch.randn_like(logits)
+
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes), Noise())
+
+
+@defense()
+def quick(job: TrainJob, *, epochs: int = 2, pause: float = 0.0) -> nn.Module:
+    """A few epochs of cross-entropy, with a pause in each batch to be killed in."""
+
+    def loss(model: nn.Module, feed: Batch) -> Tensor:
+        time.sleep(pause)
+        return F.cross_entropy(model(feed.x), feed.y)
+
+    return fit(job, job.net(), loss, epochs=epochs, lr=0.1, batch=64, select="clean")
+
+
+@defense()
+def explodes(job: TrainJob) -> nn.Module:
+    """A loss that is not a number."""
+    return fit(job, job.net(), lambda model, feed: model(feed.x).sum() * torch.nan, epochs=1, lr=0.1)
+
+
+@defense()
+def stranger(job: TrainJob) -> nn.Module:
+    """A module that is not the job's net."""
+    return nn.Linear(3, 3)
+
+
+@attack(norms=("linf",), access="gradients", cost=lambda pause: (1, 1))
+def slow(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, pause: float = 0.0) -> Tensor:
+    """One random step and one gradient step, with a pause."""
+    time.sleep(pause)
+    x_adv = threat.random(x, draws.at("start"))
+    _, _, grad = model.gradient(x_adv, y, lambda z, y: F.cross_entropy(z, y, reduction="none"))
+    return threat.project(x_adv + float(threat.eps) * threat.uphill(grad), x)
+
+
+@attack(norms=("linf",), access="scores")
+def leaves_ball(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Image 7 moves by twice eps."""
+    far = (draws.ids == 7).view(-1, 1, 1, 1)
+    inward = torch.where(x < 0.5, 1.0, -1.0)
+    return x + far * inward * 2 * float(threat.eps)
+
+
+@attack(norms=("linf",), access="scores")
+def leaves_box(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Image 5 falls below zero."""
+    return x - (draws.ids == 5).view(-1, 1, 1, 1) * (x == 0) * float(threat.eps) / 2
+
+
+@attack(norms=("linf",), access="scores")
+def gives_nan(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Image 3 is not a number."""
+    return x.masked_fill((draws.ids == 3).view(-1, 1, 1, 1), torch.nan)
+
+
+@attack(norms=("linf",), access="scores")
+def raises(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Image 9 raises."""
+    if (draws.ids == 9).any():
+        raise ZeroDivisionError("nine")
+    return x
+
+
+@attack(norms=("linf",), access="scores")
+def peeks(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """A black-box attack that asks for a gradient."""
+    return model.gradient(x, y, lambda z, y: z[:, 0])[2]
