@@ -112,7 +112,7 @@ def _exam(command: Any) -> Any:
     for option in (
         _option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
         _option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-                help="where cells run; auto: process for more than about a minute of attacks"),
+                help="where cells run; auto: inline unless there is much to do"),
         _option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
         _option("--batch", type=click.IntRange(min=1), default=512, show_default=True,
                 help="images an attack holds at once; changes no verdict"),
@@ -160,7 +160,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
 
     exam, place = _resolve(options)
     with reporter() as report:
-        summary = run_exam(exam, place, _executor(executor, workers, exam), report=report.line)
+        summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
         page = publish(place.ledger, Path(site))
     board = table(place.ledger)
     test, threat = exam.dataset.test.hash, str(exam.threat)
@@ -243,15 +243,14 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     return resolve(request, place), place
 
 
-def _executor(name: str, workers: int | None, exam: Exam) -> Executor:
-    """The executor by name; auto takes processes where the attacks would last about a minute or more."""
+def _executor(name: str, workers: int | None, exam: Exam, place: Place) -> Executor:
+    """The executor by name; auto takes processes for several trainings, or about a minute of attacks or more."""
     from bench.executors import Inline, Process
     from bench.place import cores
-    from bench.run import work
+    from bench.run import is_small
 
-    if name == "inline" or (name == "auto" and workers is None and work(exam) < 2_000_000):
-        return Inline()
-    return Process(workers or cores())
+    small = name == "auto" and workers is None and is_small(exam, place)
+    return Inline() if name == "inline" or small else Process(workers or cores())
 
 
 def _done(summary: Summary) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from bench.exam import Cell, Precision, Training
+
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -52,7 +54,7 @@ class Record(_Document):
     threat: str | None
     attack: str
     seed: int
-    precision: str
+    precision: Precision
     asked: list[int]  # places in the test part
     fell: list[int]
     images: Hash  # the sidecar beside this file: predicted, margin, distance, forwards, backwards of each asked image
@@ -65,12 +67,21 @@ class Record(_Document):
     commit: str
     made: str
 
+    @property
+    def cell(self) -> Cell:
+        """What was asked."""
+        return Cell(
+            self.net, self.weights, self.test, self.condition, self.threat, self.attack, self.seed, self.precision
+        )
+
     @model_validator(mode="after")
     def _whole(self) -> Record:
         if not self.asked or len(set(self.asked)) != len(self.asked) or min(self.asked) < 0:
             raise ValueError("asked must be distinct places of images, at least one")
         if not set(self.fell) <= set(self.asked) or len(set(self.fell)) != len(self.fell):
             raise ValueError("fell must be distinct places of images that were asked")
+        if self.key != self.cell.key:
+            raise ValueError("the key is not that of its cell: a field was changed")
         return self
 
 
@@ -90,13 +101,19 @@ class TrainingRecord(_Document):
     seed: int
     parameters: int
     weights: dict[Literal["best", "last"], Hash]
-    history: list[dict[str, Any]]  # one entry an epoch
+    history: list[dict[str, Any]]  # an entry an epoch
     cost: Spent
     source: Hash
     machine: Machine
     versions: dict[str, str]
     commit: str
     made: str
+
+    @model_validator(mode="after")
+    def _keyed(self) -> TrainingRecord:
+        if self.key != Training(self.defense, self.net, self.train, self.val, self.threat, self.seed).key:
+            raise ValueError("the key is not that of its training: a field was changed")
+        return self
 
 
 class DatasetCard(_Document):

@@ -272,10 +272,11 @@ def _range(attack: Recipe, images: int, width: int) -> int:
     return max(1, min(size, -(-images // (64 * width)) * 64)) if width > 1 else size
 
 
-def work(exam: Exam) -> int:
-    """At most so many image passes, trainings aside."""
+def is_small(exam: Exam, place: Place) -> bool:
+    """At most one training and about a minute of attacks: not worth starting other processes for."""
+    trainings = sum(existing(place, lesson.training) is None for lesson in exam.lessons)
     passes = sum(sum(_passes(exam.attacks[key])) for name, _ in exam.questions for key in exam.columns[name].attacks)
-    return passes * exam.n * len(exam.lessons) * len(exam.weights)
+    return trainings <= 1 and passes * exam.n * len(exam.lessons) * len(exam.weights) < 2_000_000
 
 
 def _passes(attack: Recipe) -> tuple[int, int]:

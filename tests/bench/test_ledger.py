@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bench.errors import IncompleteError, IntegrityError
-from bench.exam import Column, Dataset, Part
+from bench.exam import Cell, Column, Dataset, Part
 from bench.ledger import Ledger
 from bench.records import ColumnCard, DatasetCard, Record, TrainingRecord, read_document, write_document
 
@@ -27,19 +27,30 @@ RECORD = {
 }  # fmt: skip
 
 
+def keyed(facts):
+    """The facts under the key that they make."""
+    named = ("net", "weights", "test", "condition", "threat", "attack", "seed", "precision")
+    return {**facts, "key": Cell(**{name: facts[name] for name in named}).key}
+
+
+RECORD = keyed(RECORD)
+
+
 def record(**changes):
     """A record."""
-    return Record.model_validate({**RECORD, **changes})
+    return Record.model_validate(keyed({**RECORD, **changes}))
 
 
 def test_read_back(tmp_path):
     """What was added comes back, under its key and among all; the same content twice is one file."""
-    ledger, other = Ledger(tmp_path), record(key="f" * 64)
-    paths = {ledger.add(record()), ledger.add(record()), ledger.add(record(seed=1)), ledger.add(other)}
+    ledger, other = Ledger(tmp_path), record(seed=1)
+    paths = {ledger.add(record()), ledger.add(record()), ledger.add(record(commit="x")), ledger.add(other)}
     assert len(paths) == 3 and all(p.parent.parent == tmp_path for p in paths)
-    assert ledger.of("f" * 64, Record) == [other] and len(ledger.of("a" * 64, Record)) == 2
-    assert ledger.of("a" * 64, TrainingRecord) == [] == ledger.of("0" * 64, Record)
-    assert list(ledger.all()) == [*ledger.of("a" * 64, Record), other]
+    assert ledger.of(other.key, Record) == [other] and len(ledger.of(record().key, Record)) == 2
+    assert ledger.of(other.key, TrainingRecord) == [] == ledger.of("0" * 64, Record)
+    assert sorted(map(write_document, ledger.all())) == sorted(
+        map(write_document, [record(), record(commit="x"), other])
+    )
     assert list(Ledger(tmp_path / "none").all()) == []
 
 
@@ -54,6 +65,7 @@ def test_names_are_hashes():
     "change",
     [
         {"asked": []}, {"asked": [1, 1]}, {"asked": [-1, 1]}, {"fell": [9]}, {"fell": [1, 1]}, {"key": "A" * 64},
+        {"seed": 7},
         {"key": "../../x"}, {"schema": "rampart/record-2"}, {"extra": 1}, {"seed": "zero"}, {"cost": {}},
         {"images": "d" * 64 + "\n"},
     ],
@@ -73,7 +85,7 @@ def test_damage_is_named(tmp_path, damage):
     content = path.read_bytes()
     flipped = content.replace(b'"fell":[1]', b'"fell":[2]')
     path.write_bytes({"flip": flipped, "cut": content[:-20], "append": content + b" ", "empty": b""}[damage])
-    for read in (lambda: list(ledger.all()), lambda: ledger.of("a" * 64, Record)):
+    for read in (lambda: list(ledger.all()), lambda: ledger.of(RECORD["key"], Record)):
         with pytest.raises(IntegrityError, match=str(path)) as caught:
             read()
         assert caught.value.exit_code == 5
@@ -109,15 +121,15 @@ def test_sidecars(tmp_path):
         "predicted": np.array([3, 1, 2]),
         "queries": np.zeros(3, np.int32),
     }
-    name = ledger.put_images("a" * 64, arrays)
-    assert ledger.put_images("a" * 64, dict(reversed(arrays.items()))) == name
+    name = ledger.put_images(RECORD["key"], arrays)
+    assert ledger.put_images(RECORD["key"], dict(reversed(arrays.items()))) == name
     one = record(images=name)
     ledger.add(one)
     back = ledger.images(one)
     assert back.keys() == arrays.keys()
     assert all(np.array_equal(back[k], v) and back[k].dtype == v.dtype for k, v in arrays.items())
     assert list(ledger.all()) == [one]  # a sidecar is no record
-    path = tmp_path / ("a" * 64) / f"{name}.safetensors"
+    path = tmp_path / (RECORD["key"]) / f"{name}.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -151,19 +163,22 @@ def test_merge_is_copying(tmp_path):
         for ledger in order:
             shutil.copytree(ledger.root, tmp_path / name, dirs_exist_ok=True)
         merged = Ledger(tmp_path / name)
-        assert sorted(r.seed for r in merged.of("a" * 64, Record)) == list(range(8))
+        assert sorted(r.seed for r in merged.all()) == list(range(8))
     assert list(Ledger(tmp_path / "a").all()) == list(Ledger(tmp_path / "b").all())
 
 
 WRITER = """
 import json, sys
 from pathlib import Path
+from bench.exam import Cell
 from bench.ledger import Ledger
 from bench.records import Record
 ledger, facts = Ledger(Path(sys.argv[1])), json.loads(sys.argv[3])
 for i in range(200):
-    key = f"{i % 7:064x}"  # both writers share folders
-    facts |= {"key": key, "seed": int(sys.argv[2]) + i, "doubts": ["long"] * 500}
+    # both writers share folders
+    facts |= {"seed": i % 7, "commit": str(int(sys.argv[2]) + i), "doubts": ["long"] * 500}
+    named = ("net", "weights", "test", "condition", "threat", "attack", "seed", "precision")
+    facts["key"] = Cell(**{name: facts[name] for name in named}).key
     ledger.add(Record.model_validate(facts))
 """
 
@@ -182,10 +197,10 @@ def test_writers_may_be_killed(tmp_path):
         during = list(ledger.all())
         assert whole.wait(60) == 0
     assert killed.returncode == -signal.SIGKILL and len(during) >= 60
-    (tmp_path / f"{0:064x}" / ".abcd.part").write_bytes(b'{"half')  # as a kill in the middle of a write leaves
-    seeds = {d.seed for d in ledger.all()}
+    (tmp_path / RECORD["key"] / ".abcd.part").write_bytes(b'{"half')  # as a kill in the middle of a write leaves
+    seeds = {int(d.commit) for d in ledger.all()}
     assert seeds >= set(range(1000, 1200)) and len(seeds) < 400
     with start(0) as again:
         assert again.wait(60) == 0
-    assert {d.seed for d in ledger.all()} == {*range(200), *range(1000, 1200)}
+    assert {int(d.commit) for d in ledger.all()} == {*range(200), *range(1000, 1200)}
     assert len(list(tmp_path.glob("*/*.json"))) == 400

@@ -1,0 +1,96 @@
+"""What the documents show is run as it stands there."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(page):
+    """The Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Make a module an installed package with an entry point."""
+
+    def install(name, code):
+        site = tmp_path / "installed"
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{name}.py").write_text(code)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[bench.plugins]\n{name} = {name}\n")
+        monkeypatch.syspath_prepend(site)
+
+    return install
+
+
+def board(done):
+    """The accuracies of a run's one board: by defense and column."""
+    assert done.returncode == 0, done.stderr
+    (section,) = json.loads(done.stdout)["board"]["sections"]
+    return {row["defense"]: {k: v["accuracy"] for k, v in row["numbers"].items()} for row in section["rows"]}
+
+
+@pytest.mark.parametrize("door", ["--plugin", "package"])
+def test_the_attack_of_the_page_works_by_both_doors(bench, tmp_path, installed, door):
+    """At most 40 lines, as a lone file and as an installed package; it lowers accuracy below clean."""
+    code = blocks("add-an-attack.md")[0]
+    assert len(code.splitlines()) <= 40
+    name = "momentum_page_file" if door == "--plugin" else "momentum_page_package"
+    if door == "--plugin":
+        (tmp_path / f"{name}.py").write_text(code)
+        words = ("--plugin", str(tmp_path / f"{name}.py"))
+    else:
+        installed(name, code)
+        _forget()
+        words = ()
+    columns = ("--columns", "clean, momentum, momentum(steps=20)", "-n", "100")
+    (row,) = board(bench("run", "--defense", "standard(epochs=3)", *columns, *words, "--json")).values()
+    assert row["momentum"] < row["clean"]
+    assert row["momentum(steps=20)"] < row["clean"]
+    _forget()
+
+
+@pytest.mark.parametrize("door", ["--plugin", "package"])
+def test_the_defense_of_the_page_works_by_both_doors(bench, tmp_path, installed, door):
+    """At most 40 lines; even a short training is more robust than none."""
+    code = blocks("add-a-defense.md")[0]
+    assert len(code.splitlines()) <= 40
+    name = "mixed_page_file" if door == "--plugin" else "mixed_page_package"
+    if door == "--plugin":
+        (tmp_path / f"{name}.py").write_text(code)
+        words = ("--plugin", str(tmp_path / f"{name}.py"))
+    else:
+        installed(name, code)
+        _forget()
+        words = ()
+    defenses = ("mixed(epochs=8)", "standard(epochs=8)")
+    rows = board(bench("run", "--defense", *defenses, "-n", "100", *words, "--json", "--executor", "inline"))
+    assert rows["mixed(epochs=8)"]["pgd-20"] > rows["standard(epochs=8)"]["pgd-20"] + 0.1
+    _forget()
+
+
+def test_the_net_of_the_page_takes_a_checkpoint(bench, tmp_path):
+    """A foreign net in a plugin file, and weights for it."""
+    import torch
+
+    plugin = tmp_path / "linear_page.py"
+    plugin.write_text(blocks("add-a-defense.md")[1])
+    torch.manual_seed(0)
+    torch.save({"1.weight": torch.randn(10, 64), "1.bias": torch.zeros(10)}, tmp_path / "weights.pth")
+    words = ("--net", "linear", "--plugin", str(plugin), "--columns", "clean", "-n", "50", "--json")
+    rows = board(bench("run", "--defense", "checkpoint(path='weights.pth')", *words))
+    assert set(rows) == {"checkpoint(path='weights.pth')"}
+
+
+def _forget():
+    """Plugins are found once a process; look again."""
+    from bench import place
+
+    place._registry.cache_clear()
