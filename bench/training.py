@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.draws import Draws
-from bench.errors import TrainingError
+from bench.errors import IntegrityError, TrainingError
 from bench.files import write_atomically
 
 if TYPE_CHECKING:
@@ -220,7 +220,10 @@ def _resume(job: TrainJob, model: nn.Module, optimizer: torch.optim.Optimizer, a
     path = job.scratch / "checkpoint.pt"
     if not path.exists():
         return 0
-    saved = torch.load(path, map_location=job.device, weights_only=True)
+    try:
+        saved = torch.load(path, map_location=job.device, weights_only=True)
+    except Exception as error:
+        raise IntegrityError(f"{path} is damaged and cannot be continued; delete it to train from the start") from error
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     for name, module in also.items():

@@ -8,11 +8,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.cli import main
 from bench.place import Place
 
 TINY = Path(__file__).parent / "plugins" / "tiny.py"
+
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, by name and with the reason, what cannot run here or was not asked for."""
+    asked = str(config.getoption("markexpr"))
+    reasons = {
+        "slow": None if "slow" in asked else "slow: takes minutes; run it with -m slow",
+        "net": None if "net" in asked else "net: needs the network; run it with -m net",
+        "shared": None if SHARED.is_dir() else f"shared: needs reference files in {SHARED}",
+        "gpu": None if torch.cuda.is_available() else "gpu: needs a CUDA device",
+    }
+    for item in items:
+        for name, reason in reasons.items():
+            if reason and item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture

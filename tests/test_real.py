@@ -2,11 +2,13 @@
 
 import json
 import shutil
-from pathlib import Path
 
+import numpy as np
 import pytest
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+from tests.conftest import SHARED as ROOT
+
+SHARED = ROOT / "data"
 NET = '''
 """The net of a public checkpoint (Wong et al., 2020, fast_adversarial), as a stranger would write it."""
 from torch import nn
@@ -23,7 +25,6 @@ def fast_mnist(*, classes: int, channels: int, size: int) -> nn.Module:
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside this checkout")
 def test_a_public_checkpoint_has_its_published_accuracy(bench, tmp_path):
     """Adversarially trained MNIST weights: 98.99 % of 10,000 clean; about 92 % of the first 200 under PGD at 0.3."""
     raw = tmp_path / "datasets" / "MNIST" / "raw"
@@ -46,3 +47,27 @@ def test_a_public_checkpoint_has_its_published_accuracy(bench, tmp_path):
     assert clean["clean"] == clean["clean"] | {"n": 10_000, "standing": 9_899}
     assert robust["pgd-20"]["n"] == 200
     assert 0.90 <= robust["pgd-20"]["accuracy"] <= 0.95
+
+
+@pytest.mark.shared
+def test_a_public_colour_net_has_its_known_accuracies(bench, tmp_path):
+    """Provably trained CIFAR-10 weights: 31.2 % clean, 29.0 % under PGD-20 at 2/255 and 24.4 % at 8/255."""
+    images = np.load(SHARED / "cifar10" / "lossless_subset.npz")
+    np.savez(
+        tmp_path / "lossless.npz",
+        x_train=images["x_train"][:100], y_train=images["y_train"][:100].astype(np.int64),
+        x_test=images["x_test"], y_test=images["y_test"].astype(np.int64), classes=np.array(list("0123456789")),
+    )  # fmt: skip
+    weights = SHARED / "checkpoints" / "cifar10_convex_small_8px.pth"
+    net = "cnn(mean=(0.485, 0.456, 0.406), std=(0.225, 0.225, 0.225))"
+    found = {}
+    for eps in ("2/255", "8/255"):
+        done = bench(
+            "run", "--defense", f"checkpoint(path={str(weights)!r})", "--net", net, "--dataset", "npz:lossless.npz",
+            "--threat", f"linf:{eps}", "--columns", "clean, pgd-20", "-n", "1000", "--executor", "inline", "--json",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (row,) = json.loads(done.stdout)["board"]["sections"][0]["rows"]
+        found[eps] = row["numbers"]["pgd-20"]["accuracy"]
+        assert row["numbers"]["clean"]["accuracy"] == pytest.approx(0.312, abs=0.003)
+    assert found == {"2/255": pytest.approx(0.290, abs=0.005), "8/255": pytest.approx(0.244, abs=0.005)}

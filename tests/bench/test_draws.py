@@ -105,7 +105,6 @@ def test_integers_below_a_tensor():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_same_bits_on_a_gpu():
     """Bits, signs, uniforms and orders are equal on every device; normals agree within rounding."""
     here, there = Draws(5, IDS), Draws(5, IDS.cuda())

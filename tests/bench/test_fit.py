@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.draws import Draws
+from bench.errors import IntegrityError
 from bench.exam import Part, Shape
 from bench.threat import ThreatModel
 from bench.training import Batch, TrainJob, augmented, fit
@@ -122,6 +123,14 @@ def test_a_training_stopped_after_any_epoch_ends_in_the_same_weights(tmp_path: P
     assert all(torch.equal(whole.best[k], second.best[k]) for k in expected)
     assert [h["loss"] for h in whole.history] == [h["loss"] for h in second.history]
     assert whole.passes == second.passes
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    """It is never silently ignored, and the message says what to delete."""
+    (tmp_path / "checkpoint.pt").write_bytes(b"PK half a checkpoint")
+    here = job(tmp_path)
+    with pytest.raises(IntegrityError, match=r"checkpoint\.pt is damaged"):
+        fit(here, here.net(), plain, epochs=1, lr=0.1)
 
 
 def test_best_is_the_first_epoch_with_the_highest_score(tmp_path: Path) -> None:

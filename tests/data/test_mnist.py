@@ -97,7 +97,6 @@ def test_a_truncated_gzip_file_is_named(tmp_path):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the reference files: shared/data/mnist")
 def test_the_real_mnist_has_its_published_counts(tmp_path):
     """The test part holds 980, 1,135, … digits of each class, and the parts' hashes never change."""
     (tmp_path / "MNIST").mkdir()

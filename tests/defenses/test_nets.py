@@ -211,7 +211,6 @@ def test_an_image_meets_the_same_arithmetic_in_any_slot_among_any_neighbours(tex
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the reference files: shared/data")
 def test_the_public_mnist_net_loads_and_is_right_on_9899_of_10000(tmp_path):
     """The adversarially trained net of Fast AT has a clean accuracy of 98.99 % on MNIST."""
     (tmp_path / "MNIST").mkdir()
@@ -228,7 +227,6 @@ def test_the_public_mnist_net_loads_and_is_right_on_9899_of_10000(tmp_path):
 
 
 @pytest.mark.shared
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the reference files: shared/data")
 def test_the_public_provably_trained_cifar_net_loads():
     """At 32 pixels and 3 channels cnn is the net of the convex adversarial polytope's public weights."""
     file = torch.load(SHARED / "checkpoints" / "cifar10_convex_small_8px.pth", weights_only=True, map_location="cpu")
