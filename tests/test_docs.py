@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import place
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -14,11 +16,14 @@ def blocks(page):
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
-@pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Make a module an installed package with an entry point."""
+@pytest.fixture(params=["--plugin", "package"])
+def plug(request, tmp_path, monkeypatch):
+    """Make code a plugin, and give the words that the command line then needs: as a lone file, or as a package."""
 
-    def install(name, code):
+    def plug(name, code):
+        if request.param == "--plugin":
+            (tmp_path / f"{name}.py").write_text(code)
+            return ("--plugin", str(tmp_path / f"{name}.py"))
         site = tmp_path / "installed"
         info = site / f"{name}-1.0.dist-info"
         info.mkdir(parents=True)
@@ -26,8 +31,11 @@ def installed(tmp_path, monkeypatch):
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text(f"[bench.plugins]\n{name} = {name}\n")
         monkeypatch.syspath_prepend(site)
+        place._registry.cache_clear()
+        return ()
 
-    return install
+    yield plug
+    place._registry.cache_clear()
 
 
 def board(done):
@@ -37,43 +45,25 @@ def board(done):
     return {row["defense"]: {k: v["accuracy"] for k, v in row["numbers"].items()} for row in section["rows"]}
 
 
-@pytest.mark.parametrize("door", ["--plugin", "package"])
-def test_the_attack_of_the_page_works_by_both_doors(bench, tmp_path, installed, door):
+def test_the_attack_of_the_page_works_by_both_doors(bench, plug):
     """At most 40 lines, as a lone file and as an installed package; it lowers accuracy below clean."""
     code = blocks("add-an-attack.md")[0]
     assert len(code.splitlines()) <= 40
-    name = "momentum_page_file" if door == "--plugin" else "momentum_page_package"
-    if door == "--plugin":
-        (tmp_path / f"{name}.py").write_text(code)
-        words = ("--plugin", str(tmp_path / f"{name}.py"))
-    else:
-        installed(name, code)
-        _forget()
-        words = ()
     columns = ("--columns", "clean, momentum, momentum(steps=20)", "-n", "100")
+    words = plug("momentum_page", code)
     (row,) = board(bench("run", "--defense", "standard(epochs=3)", *columns, *words, "--json")).values()
     assert row["momentum"] < row["clean"]
     assert row["momentum(steps=20)"] < row["clean"]
-    _forget()
 
 
-@pytest.mark.parametrize("door", ["--plugin", "package"])
-def test_the_defense_of_the_page_works_by_both_doors(bench, tmp_path, installed, door):
+def test_the_defense_of_the_page_works_by_both_doors(bench, plug):
     """At most 40 lines; even a short training is more robust than none."""
     code = blocks("add-a-defense.md")[0]
     assert len(code.splitlines()) <= 40
-    name = "mixed_page_file" if door == "--plugin" else "mixed_page_package"
-    if door == "--plugin":
-        (tmp_path / f"{name}.py").write_text(code)
-        words = ("--plugin", str(tmp_path / f"{name}.py"))
-    else:
-        installed(name, code)
-        _forget()
-        words = ()
+    words = plug("mixed_page", code)
     defenses = ("mixed(epochs=8)", "standard(epochs=8)")
     rows = board(bench("run", "--defense", *defenses, "-n", "100", *words, "--json", "--executor", "inline"))
     assert rows["mixed(epochs=8)"]["pgd-20"] > rows["standard(epochs=8)"]["pgd-20"] + 0.1
-    _forget()
 
 
 def test_the_net_of_the_page_takes_a_checkpoint(bench, tmp_path):
@@ -87,10 +77,3 @@ def test_the_net_of_the_page_takes_a_checkpoint(bench, tmp_path):
     words = ("--net", "linear", "--plugin", str(plugin), "--columns", "clean", "-n", "50", "--json")
     rows = board(bench("run", "--defense", "checkpoint(path='weights.pth')", *words))
     assert set(rows) == {"checkpoint(path='weights.pth')"}
-
-
-def _forget():
-    """Plugins are found once a process; look again."""
-    from bench import place
-
-    place._registry.cache_clear()
