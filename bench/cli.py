@@ -7,6 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,8 +159,8 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     from leaderboard.site import document, publish
     from leaderboard.table import table, text
 
-    exam, place = _resolve(options)
-    with reporter() as report:
+    with redirect_stdout(sys.stderr), reporter() as report:  # plugins may print
+        exam, place = _resolve(options)
         summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
         page = publish(place.ledger, Path(site))
     board = table(place.ledger)
@@ -184,8 +185,9 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
     from bench.report import plan_table
     from bench.run import plan as plan_exam
 
-    exam, place = _resolve(options)
-    lines = plan_exam(exam, place)
+    with redirect_stdout(sys.stderr):
+        exam, place = _resolve(options)
+        lines = plan_exam(exam, place)
     if as_json:
         from dataclasses import asdict
 
@@ -202,7 +204,8 @@ def list_(kind: str, plugin: tuple[str, ...], as_json: bool) -> None:
     from bench.registry import plugins
     from bench.report import catalogue, catalogue_table
 
-    found = catalogue(plugins(plugin), kind)
+    with redirect_stdout(sys.stderr):
+        found = catalogue(plugins(plugin), kind)
     if as_json:
         _print_json({"schema": "rampart/list-1", kind: found})
     else:

@@ -34,6 +34,10 @@ class AttackError(RampartError):
     """An attack that broke its contract: it raised, or its images left the ball or the box."""
 
 
+class ModelError(RampartError):
+    """A model that broke its contract: it raised, or gave something else than logits."""
+
+
 class TrainingError(RampartError):
     """A training that broke: the loss is not a number, or the defense gave no model."""
 

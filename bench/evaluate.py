@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.draws import Draws
-from bench.errors import AttackError, RampartError
+from bench.errors import AttackError, ModelError, RampartError
 from bench.recipe import Attack, Corruption, Recipe
 from bench.victim import Victim
 
@@ -88,7 +88,7 @@ def _judge_batch(
 ) -> Verdict:
     assert isinstance(attack.plugin, Attack)
     victim = Victim(subject.module, tile=subject.tile, access=attack.plugin.access, images=len(x))
-    draws = Draws(seed, asked.to(x.device), attack.name)
+    draws = Draws(seed, asked.to(x.device, copy=True), attack.name)
     x_adv = _attacked(attack, victim, x, y, threat, draws, asked)
     distance = check(str(attack), x_adv, x, threat, asked)
     x_adv = x_adv.clamp(0, 1)
@@ -115,9 +115,9 @@ def _attacked(
     settings = attack.settings
     try:
         attacked: Tensor = attack.plugin.function(victim, x.clone(), y.clone(), threat, draws, **settings)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, KeyboardInterrupt, ModelError):
         raise
-    except Exception as error:
+    except BaseException as error:  # also sys.exit(): an attack does not end a run
         place = int(asked[0]) if len(x) == 1 else None
         if place is None:  # halve to find an image that raises; verdicts do not depend on the batch, nor do errors
             for half in (slice(None, len(x) // 2), slice(len(x) // 2, None)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -65,7 +66,7 @@ class Process:
         if workers <= 1:
             yield from Inline()(place, tasks)
             return
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _quiet)
         try:
             futures = {pool.submit(_try, place, task): task for task in tasks}
             for future in as_completed(futures):
@@ -81,6 +82,11 @@ class Process:
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _quiet() -> None:
+    """Keep a worker's prints off standard output, which belongs to one JSON document."""
+    sys.stdout = sys.stderr
 
 
 def _try(place: Place, task: Task) -> Document | RampartError:

@@ -21,7 +21,7 @@ from bench.records import Spent, TrainingRecord
 from bench.report import Reporter
 from bench.threat import ThreatModel
 from bench.training import TrainJob
-from bench.victim import be_exact
+from bench.victim import be_exact, logits_of
 
 if TYPE_CHECKING:
     from bench.place import Place
@@ -91,14 +91,26 @@ def _run(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
         raise TrainingError(f"defense {defense}: {error}") from error
     except RampartError:
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # also sys.exit(): a defense does not end a run
         raise TrainingError(f"defense {defense} failed: {error!r}; no record was written") from error
     if not isinstance(module, nn.Module):
         raise TrainingError(f"defense {defense} gave {type(module).__name__}; expected a torch module of job.net()")
     _rebuildable(defense, net, job, module.state_dict())
     if job.best is not None:
         _rebuildable(defense, net, job, job.best)
+    _answers(net, job)
     return module
+
+
+def _answers(net: Recipe, job: TrainJob) -> None:
+    """A module of the net must give one logit a class."""
+    shape = job.shape
+    with torch.no_grad():
+        logits = logits_of(job.build().eval(), torch.zeros(2, shape.channels, shape.size, shape.size))
+    if logits.shape[1] != shape.classes:
+        raise TrainingError(f"the net {net} gives {logits.shape[1]} logits; the data set has {shape.classes} classes")
 
 
 def _rebuildable(defense: Recipe, net: Recipe, job: TrainJob, state: dict[str, torch.Tensor]) -> None:

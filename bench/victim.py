@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from bench.errors import AttackError
+from bench.errors import AttackError, ModelError
 
 if TYPE_CHECKING:
     from bench.recipe import Access
@@ -156,7 +156,21 @@ def _tiles(module: nn.Module, tile: int, x: Tensor, *more: Tensor) -> Iterator[_
         if torch.is_grad_enabled() and not x_tile.requires_grad:
             x_tile.requires_grad_()
         cut = [_pad(m[start : start + tile], tile) for m in more] or [x_tile]
-        yield module(x_tile).float(), min(tile, len(x) - start), x_tile, cut[0]
+        yield logits_of(module, x_tile), min(tile, len(x) - start), x_tile, cut[0]
+
+
+def logits_of(module: nn.Module, x: Tensor) -> Tensor:
+    """One forward pass: float32 (N, K); ModelError where the model raises or gives anything else."""
+    try:
+        logits: object = module(x)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model failed on a forward pass of {tuple(x.shape)}: {error!r}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x) or logits.shape[1] < 2:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ModelError(f"the model gave {got} for {len(x)} images; expected logits of shape ({len(x)}, classes)")
+    return logits.float()
 
 
 def _pad(rows: Tensor, tile: int) -> Tensor:
@@ -190,6 +204,7 @@ def tile_size(device: torch.device, module: nn.Module) -> int:
 def be_exact(threads: int) -> None:
     """Float32 arithmetic without shortcuts, and a fixed number of threads."""
     torch.set_num_threads(threads)
+    torch.set_default_dtype(torch.float32)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

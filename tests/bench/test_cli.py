@@ -122,6 +122,13 @@ def test_a_failing_attack_exits_with_its_code_after_publishing(bench: Bench, tmp
     assert "slow" in (tmp_path / "results/site/index.html").read_text()
 
 
+def test_a_plugin_that_prints_does_not_spoil_the_document(bench: Bench) -> None:
+    """Standard output holds one JSON document, whatever a plugin says."""
+    done = bench("run", *QUICK, "--columns", "clean, leaves(), slow", "-n", "3", "--json")
+    assert json.loads(done.stdout)["failures"] == [], done.stderr
+    assert "here I am" in done.stderr
+
+
 def test_a_damaged_record_exits_with_5_and_is_named(bench: Bench, tmp_path: Path) -> None:
     """One changed byte in the ledger."""
     assert bench("run", *QUICK, "--columns", "clean").returncode == 0

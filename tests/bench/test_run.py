@@ -92,6 +92,7 @@ def test_a_failing_attack_leaves_no_record_and_stops_nobody(place: Place) -> Non
     [
         ("explodes", "defense explodes: the loss is nan in epoch 1; nothing was published"),
         ("stranger", "stranger gave a module that is not the net tiny"),
+        ("quits", "defense quits failed: SystemExit(0)"),
     ],
 )
 def test_a_failing_training_is_named_and_stops_nobody(place: Place, defense: str, said: str) -> None:
@@ -102,6 +103,12 @@ def test_a_failing_training_is_named_and_stops_nobody(place: Place, defense: str
     assert said in str(failure)
     assert summary.trained == 1
     assert [d.label for d in place.ledger.all() if isinstance(d, TrainingRecord)] == ["quick"]
+
+
+def test_a_net_that_gives_no_logits_is_named(place: Place) -> None:
+    """A tuple is not a matrix of logits."""
+    (failure,) = go(place, replace(ASK, net="pair", defenses=("untrained",))).failures
+    assert str(failure) == "the model gave tuple for 2 images; expected logits of shape (2, classes)"
 
 
 def test_best_and_last_are_both_kept_and_examined(place: Place) -> None:

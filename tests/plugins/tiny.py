@@ -17,6 +17,17 @@ def tiny(*, classes: int, channels: int, size: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, classes))
 
 
+@net()
+def pair(*, classes: int, channels: int, size: int) -> nn.Module:
+    """A model that gives two things."""
+
+    class Pair(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x, x
+
+    return Pair()
+
+
 @net(random=True)
 def noisy(*, classes: int, channels: int, size: int, sd: float = 0.01) -> nn.Module:
     """A linear model that adds noise to its logits."""
@@ -43,6 +54,18 @@ def quick(job: TrainJob, *, epochs: int = 2, pause: float = 0.0) -> nn.Module:
 def explodes(job: TrainJob) -> nn.Module:
     """A loss that is not a number."""
     return fit(job, job.net(), lambda model, feed: model(feed.x).sum() * torch.nan, epochs=1, lr=0.1)
+
+
+@defense()
+def quits(job: TrainJob) -> nn.Module:
+    """Ends the program."""
+    raise SystemExit(0)
+
+
+@defense()
+def untrained(job: TrainJob) -> nn.Module:
+    """The net as it is."""
+    return job.net()
 
 
 @defense()
@@ -86,6 +109,17 @@ def raises(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws
     if (draws.ids == 9).any():
         raise ZeroDivisionError("nine")
     return x
+
+
+@attack(norms=("linf",), access="scores")
+def leaves(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Spoils what it was given, prints, and ends the program at image 4."""
+    if (draws.ids == 4).any():
+        raise SystemExit(0)
+    kept = x.clone()
+    x.zero_(), y.zero_(), draws.ids.zero_()
+    print("here I am")  # noqa: T201
+    return kept
 
 
 @attack(norms=("linf",), access="scores")
