@@ -146,7 +146,7 @@ def _decompose(
     found, rows = x.clone(), torch.arange(len(x), device=x.device)
     now = threat.random(x, draws.at("start"))
     for step in range(steps):
-        loss = losses[2 if step >= change else min(step, 1)]
+        loss = losses[0 if not step else 1 if step < change else 2]
         logits, _, grad = model.gradient(now, y, loss)
         fell = misread(logits, y if y.ndim == 1 else y[:, 0])
         if fell.any():

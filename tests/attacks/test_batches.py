@@ -23,7 +23,7 @@ RUNS = [
     (apgd_ce, {"steps": 10, "restarts": 2}),
     (square, {"queries": 70}),
     (md, {"steps": 4, "change": 2}),
-    (mdmt, {"steps": 1, "change": 0}),
+    (mdmt, {"steps": 2, "change": 1}),
     (mm3, {"steps": 3}),
     (mma, {"steps": 2}),
     (mim, {"steps": 4}),
