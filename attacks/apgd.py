@@ -56,7 +56,7 @@ def apgd(
         return x
 
     def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        return _search(model, x, y, threat, draws, loss, steps)
+        return climb_once(model, x, y, threat, draws, loss, steps)
 
     return over_restarts(search, model, x, y, draws, restarts)
 
@@ -82,10 +82,10 @@ class _Climb:
     halved: Tensor  # (n,) bool, whether the last check halved the step
 
 
-def _search(
+def climb_once(
     model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, loss: Loss, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """One climb: its images, and the places of those that no iterate but perhaps the last has felled."""
+    """One climb from one start: its images, and the places of those that no iterate but perhaps the last has felled."""
     found = x.clone()
     climb = _begin(model, x, y, start_at_edge(x, threat, draws.at("start")), 2 * float(threat.eps))
     windows = dict(checks(steps))

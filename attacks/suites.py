@@ -7,6 +7,7 @@ from bench import Column, Suite
 PGD_20 = Column("pgd-20", ("pgd(steps=20, step=0.25)",))
 PGD_100 = Column("pgd-100", ("pgd(steps=100, step=0.125)",))
 CW = Column("cw", ("cw(steps=20, step=0.25)",))
+MMA = Column("mma", ("mma(steps=20, step=0.25)",), strict=False)  # MMA (PART), on all images as its code scores it
 SQUARE_5000 = Column("square-5000", ("square(queries=5000)",))
 
 QUICK = Suite(
@@ -17,6 +18,6 @@ QUICK = Suite(
 
 FULL = Suite(
     "full",
-    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "apgd-ce", "square-5000"), ("clean",)),),
+    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "mma", "apgd-ce", "square-5000"), ("clean",)),),
     summary="every column, on clean images",
 )
