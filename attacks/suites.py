@@ -8,6 +8,7 @@ PGD_20 = Column("pgd-20", ("pgd(steps=20, step=0.25)",))
 PGD_100 = Column("pgd-100", ("pgd(steps=100, step=0.125)",))
 CW = Column("cw", ("cw(steps=20, step=0.25)",))
 SQUARE_5000 = Column("square-5000", ("square(queries=5000)",))
+AA = Column("aa", ("apgd-ce", "apgd-t", "fab-t", "square(queries=5000)"))
 
 QUICK = Suite(
     "quick",
@@ -15,8 +16,14 @@ QUICK = Suite(
     summary="a minute on a CPU: clean accuracy and two gradient attacks",
 )
 
+STANDARD = Suite(
+    "standard",
+    parts=((("clean", "aa"), ("clean",)),),
+    summary="AutoAttack, standard version: four attacks, each on the images that stand",
+)
+
 FULL = Suite(
     "full",
-    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "apgd-ce", "square-5000"), ("clean",)),),
+    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "apgd-ce", "square-5000", "aa"), ("clean",)),),
     summary="every column, on clean images",
 )
