@@ -57,7 +57,7 @@ def test_a_public_checkpoint_has_its_published_accuracy(bench, tmp_path):
 @pytest.mark.shared
 @pytest.mark.slow
 def test_autoattack_leaves_what_the_reference_leaves(bench, tmp_path):
-    """Of the first 128 images the reference leaves 114; seeds of ours and of the reference differ by an image or two."""
+    """Of the first 128 images the reference leaves 114; seeds, ours and its own, differ by an image or two."""
     done = bench("run", *robust_mnist(tmp_path), "--suite", "standard", "--threat", "linf:0.3", "-n", "128")
     assert done.returncode == 0, done.stderr
     numbers = json.loads(done.stdout)["board"]["sections"][0]["rows"][0]["numbers"]

@@ -144,7 +144,8 @@ def test_targeted_attacks_are_exact_on_ten_classes(lab, norm, target):
     short = {"steps": 30}
     runs = [
         (apgd_t, 1.001, {}), (fab_t, 1.01, {}), (fab, 1.01, {}), (apgd_dlr, 1.1, {}), (apgd_dlr, 1.001, {}),
-        (apgd_t, 0.999, short), (fab_t, 0.999, short), (fab, 0.999, short), (apgd_dlr, 0.999, {}), (fab_t, 1.001, short),
+        (apgd_t, 0.999, short), (fab_t, 0.999, short), (fab, 0.999, short), (apgd_dlr, 0.999, {}),
+        (fab_t, 1.001, short),
     ]  # fmt: skip
     found = shares(lab, 10, norm, target, runs, images=10)
     assert found[:4] == [1] * 4
