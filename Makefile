@@ -22,7 +22,7 @@ test: $(VENV)/.installed-dev chromium  ## Lint, types, arrows between the rooms,
 	@$(BIN)/ruff format --check --quiet . || { echo "make test: unformatted files; mend: $(BIN)/ruff format ." >&2; exit 1; }
 	@$(BIN)/mypy --strict
 	@$(BIN)/lint-imports
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --benchmark-skip $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive GOMP_SPINCOUNT=0 $(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --benchmark-skip $(PYTEST_ARGS)
 
 chromium:  ## Install the browser that reads the board in tests, if there is none
 	@for name in chromium chromium-browser google-chrome; do if command -v $$name >/dev/null; then exit 0; fi; done; \

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attacks.losses import cross_entropy, misread
+from attacks.losses import cross_entropy, dlr, misread, rivals, targeted_dlr
 from attacks.pgd import Loss, over_restarts, select, steepest
 from bench import Draws, Model, ThreatModel, attack
 
@@ -35,6 +35,54 @@ def apgd_ce(
     the momentum then keeps the move before.  The first iterate is compared with the start, not with zero as there.
     """
     return apgd(model, x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
+
+
+@attack(norms=("linf", "l2"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
+def apgd_dlr(
+    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, restarts: int = 1
+) -> Tensor:
+    """Auto-PGD on the difference-of-logits ratio, which does not see the scale of the logits.
+
+    arXiv:2003.01690.  Access, norms, ANY, settings and cost as `apgd-ce`.  From 3 classes on: the ratio's divisor is
+    the gap between the first and the third logit, so with 2 classes it is an error.
+    """
+    return apgd(model, x, y, threat, draws, dlr, steps=steps, restarts=restarts)
+
+
+def _cost_t(steps: int, targets: int) -> tuple[int, int]:
+    """One forward ranks the targets; then each is searched as by a restart."""
+    forwards, backwards = _cost(steps, targets)
+    return 1 + forwards, backwards
+
+
+@attack(norms=("linf", "l2"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost_t)
+def apgd_t(
+    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, targets: int = 9
+) -> Tensor:
+    """Auto-PGD on the targeted difference-of-logits ratio, towards one class after the other.
+
+    arXiv:2003.01690.  Access: gradients.  Linf and L2.  The targets are the classes with the largest logits on the
+    clean image beside the true one, best first; with K classes there are at most K - 1.  With 2 or 3 classes the ratio
+    has no divisor, and the plain margin to the target is climbed instead.
+    ANY: an image is done at its first misread iterate, whatever class it is taken for, and pays for no other target;
+    every target begins at a random start of its own.
+    Cost: targets * (steps + 1) forwards, of which one ranks the targets, and targets * steps backwards.
+    """
+    if not threat.eps:
+        return x
+    logits = model(x)
+    stands = ~misread(logits, y)
+    if not stands.any():
+        return x
+
+    def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        pair = torch.stack([y[:, 0], y[:, 1 + draws.restart]], 1)
+        return climb_once(model, x, pair, threat, draws, targeted_dlr, steps)
+
+    found = x.clone()
+    labels = torch.cat([y[:, None], rivals(logits, y, targets)], 1)[stands]  # true classes first
+    found[stands] = over_restarts(search, model[stands], x[stands], labels, draws[stands], labels.shape[1] - 1)
+    return found
 
 
 def apgd(

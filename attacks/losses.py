@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bench import UsageError
+
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """-log of the true class's probability: (N,)."""
@@ -29,9 +31,33 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     Shift and scale of the logits cancel (arXiv:2003.01690); the gradient flows through the divisor too.
     """
     if logits.shape[1] < 3:
-        raise ValueError(f"dlr compares the first and the third logit, and there are {logits.shape[1]} classes")
+        raise UsageError(f"the DLR compares the first and the third logit, and there are {logits.shape[1]} classes")
     ranked = logits.sort(1, descending=True).values
     return margin(logits, y) / (ranked[:, 0] - ranked[:, 2] + 1e-12)
+
+
+def targeted_margin(logits: Tensor, pair: Tensor) -> Tensor:
+    """z_t - z_y: (N,), for pairs (N, 2) of the true class and the target."""
+    return _own(logits, pair[:, 1]) - _own(logits, pair[:, 0])
+
+
+def targeted_dlr(logits: Tensor, pair: Tensor) -> Tensor:
+    """(z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2): (N,), for pairs (N, 2) of the true class and the target.
+
+    Shift and scale cancel as in `dlr`.  With 2 or 3 classes there is no fourth logit, and it is the plain margin to
+    the target.
+    """
+    value = targeted_margin(logits, pair)
+    if logits.shape[1] < 4:
+        return value
+    ranked = logits.sort(1, descending=True).values
+    return value / (ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2 + 1e-12)
+
+
+def rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:
+    """The classes with the largest logits beside the true one, best first: (N, count), or fewer where K is small."""
+    others = logits.scatter(1, y[:, None], -torch.inf)
+    return others.sort(dim=1, descending=True, stable=True).indices[:, : min(count, logits.shape[1] - 1)]
 
 
 def misread(logits: Tensor, y: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ PGD_100 = Column("pgd-100", ("pgd(steps=100, step=0.125)",))
 CW = Column("cw", ("cw(steps=20, step=0.25)",))
 MMA = Column("mma", ("mma(steps=20, step=0.25)",), strict=False)  # MMA (PART), on all images as its code scores it
 SQUARE_5000 = Column("square-5000", ("square(queries=5000)",))
+AA = Column("aa", ("apgd-ce", "apgd-t", "fab-t", "square(queries=5000)"))
+MDE = Column("mde", ("apgd-ce", "md", "mdmt", "fab-t"))
 
 QUICK = Suite(
     "quick",
@@ -16,8 +18,14 @@ QUICK = Suite(
     summary="a minute on a CPU: clean accuracy and two gradient attacks",
 )
 
+STANDARD = Suite(
+    "standard",
+    parts=((("clean", "aa"), ("clean",)),),
+    summary="AutoAttack, standard version: four attacks, each on the images that stand",
+)
+
 FULL = Suite(
     "full",
-    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "mma", "apgd-ce", "square-5000"), ("clean",)),),
+    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "mma", "aa", "mde", "square-5000"), ("clean",)),),
     summary="every column, on clean images",
 )

@@ -169,6 +169,8 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     if as_json:
         _print_json({"schema": "rampart/run-1", **_done(summary), "site": str(page), "board": document(board)})
     print_rich(text(board))
+    if exam.left_out:
+        _say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
     _say(_sentence(summary, exam))
     _say(f"The board: {page.resolve().as_uri()}")
     for failure in summary.failures:

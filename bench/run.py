@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +64,7 @@ class Exam:
     weights: tuple[Which, ...]
     n: int
     attack_seed: int
+    left_out: tuple[str, ...]  # columns of the suite that do not search the threat's norm
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ def resolve(request: Request, place: Place) -> Exam:
     threat = ThreatModel.parse(suite.threat or request.threat or loader.threat)
     if suite.threat and request.threat and ThreatModel.parse(request.threat) != threat:
         raise UsageError(f"suite {suite.name} fixes the threat {threat}; --threat {request.threat} contradicts it")
+    left_out: tuple[str, ...] = ()
+    if not request.columns:
+        suite, left_out = _fitting(suite, registry, threat)
     columns, attacks, questions = _columns(suite, registry, threat)
     net = registry.parse("net", request.net or loader.net)
     defenses = [_defense(text, registry, recipe.name, net) for text in request.defenses]
@@ -114,7 +118,7 @@ def resolve(request: Request, place: Place) -> Exam:
     )  # fmt: skip
     return Exam(
         dataset, recipe, threat, net, lessons, {d.key: d for d, _ in defenses}, columns, attacks, questions,
-        suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed,
+        suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed, left_out,
     )  # fmt: skip
 
 
@@ -123,6 +127,18 @@ def _suite(request: Request, registry: Registry) -> Suite:
     if request.columns:
         return Suite("ad hoc", ((request.columns, (CLEAN,)),))
     return registry.suite(request.suite)
+
+
+def _fitting(suite: Suite, registry: Registry, threat: ThreatModel) -> tuple[Suite, tuple[str, ...]]:
+    """A named suite without the columns whose attacks do not search the threat's norm, and what was left out."""
+
+    def fits(name: str) -> bool:
+        attacks = [registry.parse("attack", text).plugin for text in registry.column(name).attacks]
+        return all(not a.norms or threat.norm in a.norms for a in attacks if isinstance(a, Attack))
+
+    out = tuple(dict.fromkeys(name for names, _ in suite.parts for name in names if not fits(name)))
+    parts = tuple((tuple(n for n in names if n not in out), conditions) for names, conditions in suite.parts)
+    return replace(suite, parts=parts), out
 
 
 def _columns(

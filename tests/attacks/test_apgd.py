@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.apgd import apgd, apgd_ce, checks, start_at_edge
+from attacks.apgd import apgd, apgd_ce, apgd_dlr, apgd_t, checks, start_at_edge
 from attacks.losses import cross_entropy, dlr, margin
-from bench import Draws, ThreatModel
+from bench import AttackError, Draws, ThreatModel
 from bench.victim import Victim
 
 
@@ -135,3 +135,59 @@ def test_other_losses_and_more_labels_climb_the_same_way(lab, loss):
 
     pairs = torch.stack([y, (y + 1) % 5], 1)
     assert torch.equal(run(y, loss), run(pairs, lambda z, pair: loss(z, pair[:, 0])))
+
+
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
+@pytest.mark.parametrize(("classes", "targets"), [(10, 9), (10, 3), (3, 2), (2, 1)])
+def test_targets_cost_what_the_formula_says(lab, threat, classes, targets):
+    """One forward ranks them; with K classes there are at most K - 1, and asking for more costs no more."""
+    x, y = torch.zeros(5, 1, 4, 4, dtype=torch.uint8) + 99, torch.zeros(5)
+    for asked_for in {targets, 9} if targets == classes - 1 else {targets}:
+        verdict = lab.asked(apgd_t, lab.Constant(0, classes), x, y, threat, steps=7, targets=asked_for)
+        assert not verdict.fell.any()
+        assert {(int(f) - 1, int(b)) for f, b in zip(verdict.forwards, verdict.backwards, strict=True)} == {
+            apgd_t.cost(steps=7, targets=targets)
+        }
+    assert apgd_t.cost(**apgd_t.recipe().settings) == (909, 900)
+
+
+def test_a_fallen_image_pays_for_no_other_target(lab):
+    """Each image spends 1 + the passes up to its first misread iterate; every search meets its own random start."""
+    net, seen = lab.small_net(classes=6, seed=1), []
+
+    class Watched(nn.Module):
+        def forward(self, x):
+            seen.append(x.detach().clone())
+            return net(x)
+
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 8, 8)
+    y = net(x).argmax(1)
+    found, (forwards, _) = lab.call(apgd_t, Watched(), x, y, "linf:0.001", tile=1, steps=4)
+    assert forwards.tolist() == [1 + 5 * 4 + 4]  # five targets; the last iterate of all is left to the judge
+    assert net(found).argmax(1) == y
+    starts = seen[1::5]
+    assert len({tuple(s.flatten().tolist()) for s in starts}) == 5
+    found, (forwards, _) = lab.call(apgd_t, net, x, y, "linf:0.2", tile=1)
+    assert net(found).argmax(1) != y
+    assert forwards.item() < 102
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 200])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_any_number_of_classes_has_targets(lab, classes, norm):
+    """Most images fall in a ball that is large enough."""
+    net = lab.small_net(classes=classes)
+    torch.manual_seed(0)
+    x = torch.rand(8, 3, 8, 8)
+    net[-1].bias -= net(x).mean(0)
+    y = net(x).argmax(1)
+    found, _ = lab.call(apgd_t, net, x, y, f"{norm}:{0.1 if norm == 'linf' else 1}", steps=10, targets=2)
+    assert (net(found).argmax(1) != y).float().mean() >= 0.75
+
+
+def test_two_classes_are_too_few_for_the_ratio(lab):
+    """The error names the attack and the image; nothing is recorded."""
+    x = torch.full((3, 1, 8, 8), 60, dtype=torch.uint8)
+    with pytest.raises(AttackError, match=r"apgd-dlr failed on image 0: the DLR .* there are 2 classes"):
+        lab.asked(apgd_dlr, lab.Constant(0, 2), x, [0, 0, 0], "linf:0.1")

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from attacks.losses import cross_entropy, dlr, margin, misread
+from attacks.losses import cross_entropy, dlr, margin, misread, rivals, targeted_dlr, targeted_margin
+from bench import UsageError
 
 Z = torch.tensor([[2.0, -1.0, 0.5, 0.0], [-3.0, -1.0, -2.0, -5.0]])
 Y = torch.tensor([0, 2])
@@ -32,8 +33,27 @@ def test_dlr_does_not_see_shift_and_scale():
 
 def test_dlr_needs_a_third_class():
     """With two there is nothing to divide by."""
-    with pytest.raises(ValueError, match="third logit, and there are 2 classes"):
+    with pytest.raises(UsageError, match="third logit, and there are 2 classes"):
         dlr(Z[:, :2], torch.tensor([0, 1]))
+
+
+PAIRS = torch.tensor([[0, 2], [2, 0]])  # the true class, then the target
+
+
+def test_targeted_dlr_is_the_margin_to_the_target_over_the_gap_to_the_third_and_fourth():
+    """By hand: (0.5 - 2) / (2 - (0 - 1) / 2), and (-3 + 2) / (-1 - (-3 - 5) / 2); with three classes no divisor."""
+    assert targeted_dlr(Z, PAIRS).tolist() == pytest.approx([-1.5 / 2.5, -1 / 3])
+    assert torch.allclose(targeted_dlr(7 * Z + 3, PAIRS), targeted_dlr(Z, PAIRS))
+    assert targeted_margin(Z, PAIRS).tolist() == [-1.5, -1.0]
+    assert torch.equal(targeted_dlr(Z[:, :3], PAIRS), targeted_margin(Z, PAIRS))
+
+
+def test_rivals_are_the_other_classes_best_first():
+    """Never the true one, also where it is not the best; a tie goes to the lower class; at most K - 1."""
+    assert rivals(Z, Y, 2).tolist() == [[2, 3], [1, 0]]
+    assert rivals(Z, Y, 9).tolist() == [[2, 3, 1], [1, 0, 3]]
+    assert rivals(torch.zeros(1, 4), torch.tensor([1]), 9).tolist() == [[0, 2, 3]]
+    assert rivals(Z, Y, 0).shape == (2, 0)
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])
@@ -53,6 +73,7 @@ def test_dlr_differentiates_its_divisor():
     """Against finite differences in float64."""
     z = Z.double().requires_grad_()
     assert torch.autograd.gradcheck(lambda z: dlr(z, Y), (z,))
+    assert torch.autograd.gradcheck(lambda z: targeted_dlr(z, PAIRS), (z,))
 
 
 def test_misread_follows_argmax_and_counts_what_is_not_a_number():

@@ -140,6 +140,14 @@ def test_names_are_found_before_any_work(place: Place) -> None:
     assert not place.ledger_root.exists()
 
 
+def test_a_named_suite_leaves_out_what_does_not_search_the_norm(place: Place) -> None:
+    """`full` under L2 has no MMA and MDE, which are Linf attacks, and says so; a list of columns is an error instead."""
+    exam = resolve(replace(ASK, columns=(), suite="full", threat="l2:0.5"), place)
+    assert exam.left_out == ("mma", "mde")
+    assert {"clean", "aa", "pgd-100"} <= exam.columns.keys()
+    assert not {"mma", "mde"} & exam.columns.keys()
+
+
 def test_a_plan_counts_what_a_run_then_does(place: Place) -> None:
     """100 clean images and at most 100 attacked ones before; nothing after; the plan writes nothing."""
     exam = resolve(ASK, place)
