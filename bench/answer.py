@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench.evaluate import Verdict, judge
+from bench.doubts import doubts_of
+from bench.evaluate import Verdict, images, judge
 from bench.exam import Cell, Condition, Shape
 from bench.origin import about, source_hash
 from bench.place import THREADS
@@ -42,11 +43,13 @@ def answer(place: Place, question: Question) -> Record:
     condition = Condition.parse(cell.condition)
     dataset = place.dataset(place.registry.parse("dataset", question.dataset))
     subject = place.subject(cell.net, cell.weights, question.shape)
+    corruption = place.registry.parse("corruption", condition.corruption) if condition.corruption else None
+    first = torch.tensor(question.asked[: subject.tile])
+    doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])
     verdict = judge(
         subject, attack, ThreatModel.parse(cell.threat) if cell.threat else None, dataset.test,
         torch.tensor(question.asked), seed=cell.seed, batch=place.batch, device=place.device,
-        corruption=place.registry.parse("corruption", condition.corruption) if condition.corruption else None,
-        severity=condition.severity,
+        corruption=corruption, severity=condition.severity,
     )  # fmt: skip
     record = Record(
         key=cell.key, net=cell.net, weights=cell.weights, dataset=dataset.name, test=cell.test,
@@ -57,7 +60,7 @@ def answer(place: Place, question: Question) -> Record:
             forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()),
             seconds=round(time.perf_counter() - started, 3),
         ),
-        doubts=[], **about(place.device, subject.tile),
+        doubts=doubts, **about(place.device, subject.tile),
     )  # fmt: skip
     place.ledger.add(record)
     return record

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,12 @@ def _spread(args: Sequence[str]) -> list[str]:
     option = ""
     for arg in args:
         if arg.startswith("-"):
-            option = arg if arg in MANY else ""
-            if not option:
+            option, equals, value = arg.partition("=")
+            if option not in MANY:
+                option = ""
                 spread.append(arg)
+            elif equals:
+                spread += [option, value]
         elif option:
             spread += [option, arg]
         else:
@@ -60,14 +64,42 @@ def _config() -> dict[str, Any]:
         found = tomllib.loads(path.read_text())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{path.resolve()}: {error}") from None
-    known = {p.name: p for p in run.params if p.name}
+    known = {opt.lstrip("-"): p for p in run.params for opt in p.opts}
+    defaults: dict[str, Any] = {}
     for key, value in found.items():
-        name = key.replace("-", "_")
-        if name not in known:
-            raise UsageError(f"{path.resolve()}: there is no option {key!r}{nearest(name, known)}")
-        if isinstance(value, list) and not known[name].multiple:
-            found[key] = ",".join(map(str, value))
-    return {k.replace("-", "_"): v for k, v in found.items()}
+        option = known.get(key.replace("_", "-"))
+        if option is None or option.name is None:
+            raise UsageError(f"{path.resolve()}: there is no option {key!r}{nearest(key, known)}")
+        if isinstance(value, dict | float) or isinstance(value, bool) is not getattr(option, "is_flag", False):
+            raise UsageError(f"{path.resolve()}: {key} = {value!r}; expected what --{key} takes on the command line")
+        several = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        if isinstance(value, bool):
+            defaults[option.name] = value
+        else:
+            defaults[option.name] = several if getattr(option, "multiple", False) else ",".join(several)
+    return defaults
+
+
+class Recipes(click.ParamType[str]):
+    """Recipes; in a variable of the environment they are separated by commas."""
+
+    name = "recipe"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Commas inside brackets or quotes do not split."""
+        from bench.registry import split_list
+
+        return split_list(rv)
+
+
+class Files(click.ParamType[str]):
+    """Files; in a variable of the environment they are separated as in PATH."""
+
+    name = "file"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """A path may hold spaces."""
+        return rv.split(os.pathsep)
 
 
 def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -78,9 +110,13 @@ def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
 
 def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
     try:
-        return tuple(int(v) for v in value.split(","))
+        numbers = tuple(int(v) for v in value.split(","))
+        if all(0 <= n < 2**31 for n in numbers):
+            return numbers
+        raise ValueError
     except ValueError:
-        raise click.BadParameter(f"expected whole numbers with commas (0,1,2), not {value!r}", param=param) from None
+        expected = "whole numbers from 0 to 2147483647 with commas (0,1,2)"
+        raise click.BadParameter(f"expected {expected}, not {value!r}", param=param) from None
 
 
 def _weights(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
@@ -91,7 +127,7 @@ def _weights(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[s
     return chosen
 
 
-_plugin = _option("--plugin", multiple=True, metavar="FILE…", help="Python files with plugins")
+_plugin = _option("--plugin", multiple=True, type=Files(), metavar="FILE…", help="Python files with plugins")
 _ledger = _option("--ledger", default="results/ledger", show_default=True, metavar="DIR", help="where records lie")
 _store = _option(
     "--store", default="results/store", show_default=True, metavar="DIR", help="where weights and bundles lie"
@@ -128,7 +164,7 @@ def _exam(command: Any) -> Any:
         _option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
         _option("--dataset", default="digits", show_default=True, help="a name, or npz:FILE"),
         _option("--net", default="", metavar="RECIPE", help="default: the data set's own"),
-        _option("--defense", "defenses", multiple=True, required=True, metavar="RECIPE…",
+        _option("--defense", "defenses", multiple=True, required=True, type=Recipes(), metavar="RECIPE…",
                 help='part-trades, "trades(beta=3.0)", "checkpoint(path=\'w.pth\')"'),
     ):  # fmt: skip
         command = option(command)
@@ -159,7 +195,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     from leaderboard.site import document, publish
     from leaderboard.table import table, text
 
-    with redirect_stdout(sys.stderr), reporter() as report:  # plugins may print
+    with _prints_aside(), reporter() as report:  # plugins may print
         exam, place = _resolve(options)
         summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
         page = publish(place.ledger, Path(site))
@@ -187,7 +223,7 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
     from bench.report import plan_table
     from bench.run import plan as plan_exam
 
-    with redirect_stdout(sys.stderr):
+    with _prints_aside():
         exam, place = _resolve(options)
         lines = plan_exam(exam, place)
     if as_json:
@@ -206,7 +242,7 @@ def list_(kind: str, plugin: tuple[str, ...], as_json: bool) -> None:
     from bench.registry import plugins
     from bench.report import catalogue, catalogue_table
 
-    with redirect_stdout(sys.stderr):
+    with _prints_aside():
         found = catalogue(plugins(plugin), kind)
     if as_json:
         _print_json({"schema": "rampart/list-1", kind: found})
@@ -223,6 +259,8 @@ def publish(ledger: str, site: str, as_json: bool) -> None:
     from bench.ledger import Ledger
     from leaderboard.site import publish as publish_site
 
+    if not Path(ledger).is_dir():
+        raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
     page = publish_site(Ledger(Path(ledger)), Path(site))
     if as_json:
         _print_json({"schema": "rampart/publish-1", "page": str(page)})
@@ -285,6 +323,8 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
+    with suppress(ValueError):  # in a thread of a host program signals are not ours
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -301,6 +341,25 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    """End as Ctrl-C does, workers too."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _prints_aside() -> Iterator[None]:
+    """Whatever plugins print, also by the file descriptor, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _interrupted() -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 from bench.draws import Draws
 from bench.errors import AttackError, ModelError, RampartError
 from bench.recipe import Attack, Corruption, Recipe
-from bench.victim import Victim
+from bench.victim import Victim, be_exact
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,12 +86,14 @@ def images(
 def _judge_batch(
     subject: Subject, attack: Recipe, threat: ThreatModel | None, x: Tensor, y: Tensor, asked: Tensor, seed: int
 ) -> Verdict:
+    threads = torch.get_num_threads()
     assert isinstance(attack.plugin, Attack)
     victim = Victim(subject.module, tile=subject.tile, access=attack.plugin.access, images=len(x))
     draws = Draws(seed, asked.to(x.device, copy=True), attack.name)
     x_adv = _attacked(attack, victim, x, y, threat, draws, asked)
     distance = check(str(attack), x_adv, x, threat, asked)
-    x_adv = x_adv.clamp(0, 1)
+    be_exact(threads)  # whatever the attack left behind
+    x_adv = x_adv.detach().clamp(0, 1)
     logits, wrong = _ask(subject, x_adv, y)
     fell = wrong.cpu()
     forwards, backwards = victim.passes()
@@ -114,7 +116,8 @@ def _attacked(
     # A clean cell has no threat, and the attack that it runs has no use for one.
     settings = attack.settings
     try:
-        attacked: Tensor = attack.plugin.function(victim, x.clone(), y.clone(), threat, draws, **settings)
+        with torch.enable_grad():
+            attacked: Tensor = attack.plugin.function(victim, x.clone(), y.clone(), threat, draws, **settings)
     except (torch.OutOfMemoryError, KeyboardInterrupt, ModelError):
         raise
     except BaseException as error:  # also sys.exit(): an attack does not end a run
@@ -134,10 +137,14 @@ def check(name: str, x_adv: object, x: Tensor, threat: ThreatModel | None, asked
 
     Rounding is allowed for: 1e-6 of the box, and eps * (1 + 1e-6) + 1e-7 of the ball.
     """
-    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape or not x_adv.is_floating_point():
-        got = f"{tuple(x_adv.shape)} {x_adv.dtype}" if isinstance(x_adv, Tensor) else type(x_adv).__name__
+    alike = isinstance(x_adv, Tensor) and (x_adv.shape, x_adv.dtype, x_adv.device) == (x.shape, x.dtype, x.device)
+    if not isinstance(x_adv, Tensor) or not alike or x_adv.layout != torch.strided:
+        got = type(x_adv).__name__
+        if isinstance(x_adv, Tensor):
+            got = f"{tuple(x_adv.shape)} {x_adv.dtype} on {x_adv.device}, {x_adv.layout}"
         raise AttackError(
-            f"attack {name} gave {got}; expected images of shape {tuple(x.shape)}, float32; no record was written"
+            f"attack {name} gave {got}; expected images of shape {tuple(x.shape)}, float32 on {x.device}; "
+            "no record was written"
         )
     flat = x_adv.detach().double().flatten(1)
 

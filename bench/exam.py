@@ -39,6 +39,10 @@ class Part:
             raise UsageError(f"images must be uint8 (N, C, H, W), and are {self.x.dtype} {self.x.shape}")
         if self.y.shape != self.x.shape[:1]:
             raise UsageError(f"{len(self.x)} images need as many labels in one row; the labels are {self.y.shape}")
+        for name in ("x", "y"):  # all trainings of a process share them, so no defense may write into them
+            shared = getattr(self, name).view()
+            shared.flags.writeable = False
+            object.__setattr__(self, name, shared)
 
     def __len__(self) -> int:
         return len(self.y)

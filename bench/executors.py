@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -85,8 +87,16 @@ class Process:
 
 
 def _quiet() -> None:
-    """Keep a worker's prints off standard output, which belongs to one JSON document."""
+    """Keep a worker's prints off standard output, which belongs to one JSON document; end with the parent."""
     sys.stdout = sys.stderr
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _try(place: Place, task: Task) -> Document | RampartError:

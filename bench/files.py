@@ -36,6 +36,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file that is named by its content, unless it is there and whole."""
+    try:
+        if path.read_bytes() == content:
+            return
+    except OSError:
+        pass
+    write_atomically(path, content)
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock that other processes of this machine respect; it ends with the process, however that ends."""

@@ -6,6 +6,7 @@ Two ledgers merge by copying files (git merge, rsync): names never clash and con
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
-from bench.files import write_atomically
+from bench.files import write_once
 from bench.records import ColumnCard, DatasetCard, Document, Record, TrainingRecord, read_document, write_document
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from bench.exam import Column, Dataset
 
+_HASH = re.compile("[0-9a-f]{64}")
 D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard)
 
 
@@ -37,8 +39,7 @@ class Ledger:
         """Write a document; the same content twice is one file."""
         content = write_document(document).encode()
         path = self.root / document.key / f"{hashlib.sha256(content).hexdigest()}.json"
-        if not path.exists():
-            write_atomically(path, content)
+        write_once(path, content)
         return path
 
     def add_cards(self, dataset: Dataset, columns: Mapping[str, Column]) -> None:
@@ -61,8 +62,7 @@ class Ledger:
         content = save(dict(sorted(arrays.items())))
         name = hashlib.sha256(content).hexdigest()
         path = self.root / key / f"{name}.safetensors"
-        if not path.exists():
-            write_atomically(path, content)
+        write_once(path, content)
         return name
 
     def images(self, record: Record) -> dict[str, NDArray[np.generic]]:
@@ -86,7 +86,8 @@ class Ledger:
     def all(self) -> Iterator[Document]:
         """Every document, in a fixed order."""
         for path in sorted(self.root.glob("*/*.json")):
-            yield self._read(path)
+            if _HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem):  # other files are not ours
+                yield self._read(path)
 
     def _read(self, path: Path) -> Document:
         try:

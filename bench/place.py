@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bench.errors import UsageError
+from bench.errors import RampartError, UsageError
 from bench.evaluate import Subject
 from bench.exam import Dataset, Shape
 from bench.ledger import Ledger
@@ -105,4 +105,14 @@ def _subject(place: Place, net: str, weights: str, shape: Shape) -> Subject:
 def build(recipe: Recipe, shape: Shape) -> torch.nn.Module:
     """An untrained module of a net."""
     assert isinstance(recipe.plugin, Net)
-    return recipe.plugin(classes=shape.classes, channels=shape.channels, size=shape.size, **recipe.settings)
+    try:
+        module: object = recipe.plugin.function(
+            classes=shape.classes, channels=shape.channels, size=shape.size, **recipe.settings
+        )
+    except RampartError:
+        raise
+    except Exception as error:
+        raise UsageError(f"net {recipe} cannot be built for {shape}: {error!r}") from error
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"net {recipe} gave {type(module).__name__}; expected a torch module")
+    return module

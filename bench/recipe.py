@@ -92,6 +92,8 @@ class Plugin:
             raise UsageError(f"{self.name}({name}={value!r}): expected one of {', '.join(map(repr, allowed))}{hint}")
         if default is None or default is inspect.Parameter.empty:
             return value
+        if type(default) is int and default > 0 and type(value) is int and value < 0:
+            raise UsageError(f"{self.name}({name}={value!r}): expected a count, which is not negative")
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             return float(value)
         if type(default) is not type(value) and not (default == () and isinstance(value, tuple)):

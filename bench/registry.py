@@ -139,7 +139,7 @@ def plugins(files: Iterable[str | Path] = ()) -> Registry:
                 registry.collect(found)
         except UsageError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"plugin {entry.name!r} ({entry.value}) does not import: {error!r}") from error
     for file in files:
         registry.collect(load_file(Path(file)))
@@ -167,11 +167,14 @@ def load_file(path: Path) -> ModuleType:
         raise UsageError(f"--plugin {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # the folder is the user's
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UsageError(f"--plugin {path} does not import: {error!r}") from error
+    finally:
+        sys.dont_write_bytecode = writes
     return module
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 
 from bench.exam import Column, Suite
@@ -55,7 +56,9 @@ def reporter() -> Iterator[Reporter]:
 
 def print_rich(thing: RenderableType) -> None:
     """Show a table or text of rich's."""
-    Console(stderr=True).print(thing)
+    console = Console(stderr=True)
+    needed = Measurement.get(console, console.options.update(max_width=200), thing).minimum
+    Console(stderr=True, width=max(console.width, needed)).print(thing)
 
 
 def plan_table(lines: Sequence[Line]) -> None:

@@ -106,9 +106,11 @@ def resolve(request: Request, place: Place) -> Exam:
     net = registry.parse("net", request.net or loader.net)
     defenses = [_defense(text, registry, recipe.name, net) for text in request.defenses]
     dataset = place.dataset(recipe)
+    if not defenses or not questions:
+        raise UsageError(f"there is nothing to do: {'no --defense' if not defenses else 'no column'} is named")
     if request.n < 0 or request.n > len(dataset.test):
         raise UsageError(f"-n {request.n}: {dataset.name} has {len(dataset.test)} test images")
-    lessons = tuple(
+    lessons = dict.fromkeys(
         Lesson(
             Training(d.key, net.key, dataset.train.hash, dataset.val.hash, str(threat), seed),
             d.written, net.written, recipe.written, label,
@@ -117,7 +119,7 @@ def resolve(request: Request, place: Place) -> Exam:
         for seed in (request.seeds if getattr(d.plugin, "trains", True) else (0,))
     )  # fmt: skip
     return Exam(
-        dataset, recipe, threat, net, lessons, {d.key: d for d, _ in defenses}, columns, attacks, questions,
+        dataset, recipe, threat, net, tuple(lessons), {d.key: d for d, _ in defenses}, columns, attacks, questions,
         suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed, left_out,
     )  # fmt: skip
 
@@ -299,8 +301,13 @@ def _passes(attack: Recipe) -> tuple[int, int]:
     """Forwards and backwards of an image that never falls, the judge's included."""
     plugin = attack.plugin
     assert isinstance(plugin, Attack)
-    forwards, backwards = plugin.cost(**attack.settings) if plugin.cost else (0, 0)
-    return forwards + 1, backwards
+    try:
+        forwards, backwards = plugin.cost(**attack.settings) if plugin.cost else (0, 0)
+        return int(forwards) + 1, int(backwards)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"attack {plugin.name}: its cost must take its settings and give (forwards, backwards): {error}"
+        ) from error
 
 
 def plan(exam: Exam, place: Place) -> list[Line]:

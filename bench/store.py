@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import IncompleteError, IntegrityError
-from bench.files import write_atomically
+from bench.files import write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +32,7 @@ class Store:
         # Clones: safetensors refuses tensors that share memory, as tied weights do.
         content = save({k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}, described)
         name = hashlib.sha256(content).hexdigest()
-        if not self.path(name).exists():
-            write_atomically(self.path(name), content)
+        write_once(self.path(name), content)
         return name
 
     def get(self, name: str) -> dict[str, Tensor]:
@@ -48,7 +47,9 @@ class Store:
                 f"the store {self.root} has no {name}; copy {path.name} there, or train again"
             ) from None
         if hashlib.sha256(content).hexdigest() != name:
-            raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
+            raise IntegrityError(
+                f"{path} is damaged: its content does not have the hash that it is named by; delete it and run again"
+            )
         return load(content)
 
     def __contains__(self, name: str) -> bool:

@@ -83,7 +83,7 @@ class TrainJob:
     def batches(self, size: int, epoch: int, augment: Augment = "none") -> Iterator[Batch]:
         """The training images once, shuffled and augmented; the same batches for the same seed and epoch."""
         if self._feed is None:  # uint8, kept on the device
-            self._feed = torch.from_numpy(self.train.x).to(self.device), torch.from_numpy(self.train.y).to(self.device)
+            self._feed = torch.tensor(self.train.x, device=self.device), torch.tensor(self.train.y, device=self.device)
         x, y = self._feed
         everyone = Draws(self.seed, torch.zeros(1, dtype=torch.long, device=self.device), "train/order", step=epoch)
         for place, ids in enumerate(everyone.order(len(x))[0].split(size)):
@@ -222,13 +222,13 @@ def _resume(job: TrainJob, model: nn.Module, optimizer: torch.optim.Optimizer, a
         return 0
     try:
         saved = torch.load(path, map_location=job.device, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        for name, module in also.items():
+            module.load_state_dict(saved["also"][name])
+        job.history[:], job.best, job.best_score = saved["history"], saved["best"], tuple(saved["best_score"])
+        job.passes[:] = saved["passes"]
     except Exception as error:
         raise IntegrityError(f"{path} is damaged and cannot be continued; delete it to train from the start") from error
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    for name, module in also.items():
-        module.load_state_dict(saved["also"][name])
-    job.history[:], job.best, job.best_score = saved["history"], saved["best"], tuple(saved["best_score"])
-    job.passes[:] = saved["passes"]
     job.report(f"continuing after epoch {saved['epoch']}")
     return int(saved["epoch"])

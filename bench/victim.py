@@ -98,9 +98,8 @@ class Victim:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits, with a graph where the attack may have one and asks for it."""
+        _expect_images(x)
         self._meter.book(0, self._rows, len(x))
-        if not len(x):
-            raise AttackError("the model was asked about no image at all")
         if self._access == "gradients" and x.requires_grad and torch.is_grad_enabled():
             logits = torch.cat([z[:n] for z, n, *_ in self._tiles(x)])
             if logits.requires_grad:
@@ -114,6 +113,7 @@ class Victim:
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """One fused pass: only d loss / d x is computed, no weight gradient."""
+        _expect_images(x)
         self._differentiates(1, len(x))
         logits, values, grads = [], [], []
         with torch.enable_grad():
@@ -126,6 +126,7 @@ class Victim:
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """One forward, and one backward a class."""
+        _expect_images(x)
         self._differentiates(classes.shape[1], len(x))
         logits, grads, count = [], [], classes.shape[1]
         with torch.enable_grad():
@@ -143,10 +144,16 @@ class Victim:
     def _differentiates(self, backwards: int, images: int) -> None:
         if self._access != "gradients":
             raise AttackError(f"it declares access={self._access!r} and asked for a gradient")
-        if not images:
-            raise AttackError("the model was asked about no image at all")
         self._meter.book(0, self._rows, images)
         self._meter.book(1, self._rows, backwards * images)
+
+
+def _expect_images(x: Tensor) -> None:
+    """The model is asked about images alone."""
+    if x.ndim != 4 or x.dtype != torch.float32:
+        raise AttackError(f"it asked the model about {tuple(x.shape)} {x.dtype}; expected (N, C, H, W) float32")
+    if not len(x):
+        raise AttackError("the model was asked about no image at all")
 
 
 def _tiles(module: nn.Module, tile: int, x: Tensor, *more: Tensor) -> Iterator[_Tile]:
@@ -204,7 +211,10 @@ def tile_size(device: torch.device, module: nn.Module) -> int:
 def be_exact(threads: int) -> None:
     """Float32 arithmetic without shortcuts, and a fixed number of threads."""
     torch.set_num_threads(threads)
+    # A plugin may have changed any of these.
     torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_grad_enabled(True)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = False

@@ -306,9 +306,14 @@ def _notes(training: TrainingRecord | None, threat: str | None, dataset: str) ->
 def _doubts(records: Iterable[Record]) -> tuple[Doubt, ...]:
     """The distinct doubts of records."""
     said: dict[str, set[str]] = {}
+    sources: dict[str, set[str]] = {}
     for record in records:
+        sources.setdefault(record.attack, set()).add(record.source)
         for doubt in record.doubts:
             said.setdefault(doubt, set()).add(name_of(record.attack))
+    for attack, found in sources.items():
+        if len(found) > 1:
+            said.setdefault("the attack's source changed between records of one version", set()).add(name_of(attack))
     return tuple(Doubt(text, tuple(sorted(attacks, key=natural))) for text, attacks in sorted(said.items()))
 
 

@@ -36,13 +36,9 @@ def test_several_values_after_one_option() -> None:
     assert _spread(["--defense", "at", "trades", "--dataset", "mnist"]) == [
         "--defense", "at", "--defense", "trades", "--dataset", "mnist"
     ]  # fmt: skip
-    assert _spread(["--defense=at", "--plugin", "a.py", "b.py"]) == [
-        "--defense=at",
-        "--plugin",
-        "a.py",
-        "--plugin",
-        "b.py",
-    ]
+    assert _spread(["--defense=at", "b", "--plugin", "c.py", "d.py"]) == [
+        "--defense", "at", "--defense", "b", "--plugin", "c.py", "--plugin", "d.py"
+    ]  # fmt: skip
 
 
 def test_a_run_writes_json_on_stdout_and_prose_on_stderr(bench: Bench, tmp_path: Path) -> None:
@@ -102,6 +98,37 @@ def test_defaults_come_from_the_file_then_the_environment_then_the_line(bench: B
     assert images() == 10
     assert images(env={"BENCH_N": "20"}) == 20
     assert images("-n", "30", env={"BENCH_N": "20"}) == 30
+
+
+def test_a_configuration_file_takes_what_the_line_takes(bench: Bench, tmp_path: Path) -> None:
+    """Options by their names on the line, one value or a list; wrong kinds are named."""
+    plugin = f'plugin = "{TINY}"\nnet = "tiny"\nn = 10\n'
+    (tmp_path / "bench.toml").write_text(f'{plugin}defense = "quick(epochs=1)"\njson = true\n')
+    assert json.loads(bench("run").stdout)["trained"] == 1
+    for wrong in ("n = true", "n = 1.5", "ledger = {a = 1}", "json = 3"):
+        (tmp_path / "bench.toml").write_text(wrong)
+        done = bench("plan", "--defense", "at")
+        assert (done.returncode, "bench.toml" in done.stderr) == (2, True), wrong
+
+
+def test_variables_may_hold_commas_and_spaces(bench: Bench, tmp_path: Path) -> None:
+    """BENCH_DEFENSE is a list of recipes, BENCH_PLUGIN a list of files."""
+    odd = tmp_path / "my plug.py"
+    odd.write_text(TINY.read_text())
+    env = {"BENCH_DEFENSE": "quick(epochs=1, pause=0.0), untrained", "BENCH_PLUGIN": str(odd)}
+    done = bench("plan", "--net", "tiny", "-n", "5", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert [x["what"] for x in json.loads(done.stdout)["lines"] if x["what"].startswith("train ")] == [
+        "train quick(epochs=1) on tiny, seed 0", "train untrained on tiny, seed 0"
+    ]  # fmt: skip
+
+
+def test_publishing_from_nowhere_is_an_error(bench: Bench, tmp_path: Path) -> None:
+    """A misspelt ledger does not overwrite a board with an empty one."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("mine")
+    done = bench("publish", "--ledger", "ledgr", "--site", "site")
+    assert (done.returncode, (tmp_path / "site" / "index.html").read_text()) == (2, "mine")
 
 
 def test_lists_show_what_plugins_bring(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench.doubts import FICKLE, MIXES
 from bench.errors import IntegrityError, TrainingError, UsageError
 from bench.executors import Executor, Inline, Process
 from bench.place import Place
@@ -93,6 +95,7 @@ def test_a_failing_attack_leaves_no_record_and_stops_nobody(place: Place) -> Non
         ("explodes", "defense explodes: the loss is nan in epoch 1; nothing was published"),
         ("stranger", "stranger gave a module that is not the net tiny"),
         ("quits", "defense quits failed: SystemExit(0)"),
+        ("poisons", "read-only"),
     ],
 )
 def test_a_failing_training_is_named_and_stops_nobody(place: Place, defense: str, said: str) -> None:
@@ -109,6 +112,29 @@ def test_a_net_that_gives_no_logits_is_named(place: Place) -> None:
     """A tuple is not a matrix of logits."""
     (failure,) = go(place, replace(ASK, net="pair", defenses=("untrained",))).failures
     assert str(failure) == "the model gave tuple for 2 images; expected logits of shape (2, classes)"
+
+
+def test_fickle_models_and_models_that_mix_images_are_doubted(place: Place) -> None:
+    """A net that is random or looks at neighbours without saying so gets the doubt; an honest one has none."""
+    for net, doubt in (("tiny", []), ("moody", [MIXES]), ("moody(sd=0.1)", [FICKLE]), ("noisy", [])):
+        records = go(place, replace(ASK, net=net, defenses=("untrained",))).records
+        assert records
+        assert all(r.doubts == doubt for r in records)
+
+
+def test_a_request_for_nothing_is_an_error(place: Place) -> None:
+    """No defense is a mistake, not a success."""
+    with pytest.raises(UsageError, match="no --defense is named"):
+        resolve(replace(ASK, defenses=()), place)
+    with pytest.raises(UsageError, match="not negative"):
+        resolve(replace(ASK, columns=("pgd(steps=-1)",)), place)
+    with pytest.raises(UsageError, match="net broken cannot be built"):
+        go(place, replace(ASK, net="broken"))
+
+
+def test_the_same_defense_twice_is_one(place: Place) -> None:
+    """Trained once, counted once."""
+    assert go(place, replace(ASK, defenses=("quick", "quick"), n=10)).trained == 1
 
 
 def test_best_and_last_are_both_kept_and_examined(place: Place) -> None:
@@ -171,6 +197,9 @@ def test_damaged_weights_are_refused(place: Place) -> None:
     summary = go(moved, replace(ASK, n=150))
     assert isinstance(summary.failures[0], IntegrityError)
     assert path.name in str(summary.failures[0])
+    shutil.rmtree(place.ledger_root)
+    healed = go(replace(place, batch=place.batch + 2), ASK)
+    assert (healed.trained, healed.failures) == (1, [])
 
 
 def command(place: Place, *words: str) -> list[str]:
@@ -225,6 +254,30 @@ def test_two_processes_on_one_ledger_harm_nothing(place: Place, tmp_path: Path) 
     documents = list(place.ledger.all())
     assert sum(isinstance(d, TrainingRecord) for d in documents) == 1
     assert go(place, replace(ASK, defenses=("quick(pause=0.01)",), columns=("slow",))).asked == 0
+
+
+def test_workers_end_with_their_parent(place: Place, tmp_path: Path) -> None:
+    """SIGKILL to the parent alone: no worker is left after a few seconds."""
+    words = command(place, "--defense", "quick", "-n", "200", "--columns", "slow(pause=0.5)", "--batch", "64")
+    words[words.index("inline")] = "process"
+    words += ["--workers", "2"]
+    killed(words, tmp_path, place.ledger_root, "*.safetensors")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and str(place.ledger_root) in _commands():
+        time.sleep(0.2)
+    assert str(place.ledger_root) not in _commands()
+    assert not [c for c in _commands().splitlines() if "spawn_main" in c and f"cwd={tmp_path}" in c]
+
+
+def _commands() -> str:
+    """The command line and folder of every process."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            found.append(f"{(folder / 'cmdline').read_text()} cwd={os.readlink(folder / 'cwd')}")
+        except OSError:
+            continue
+    return "\n".join(found)
 
 
 def test_training_is_the_same_in_every_run(place: Place) -> None:

@@ -28,6 +28,26 @@ def pair(*, classes: int, channels: int, size: int) -> nn.Module:
     return Pair()
 
 
+@net()
+def moody(*, classes: int, channels: int, size: int, sd: float = 0.0) -> nn.Module:
+    """A linear model that adds the mean image of the batch, and noise, without saying so."""
+
+    class Moody(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            flat = x.flatten(1)
+            weights = torch.arange(len(flat)).view(-1, 1) / len(flat)
+            together = flat + (flat * weights).mean(0)
+            return together[:, :classes] + sd * torch.randn(len(x), classes)
+
+    return Moody()
+
+
+@net()
+def broken(*, classes: int, channels: int, size: int) -> nn.Module:
+    """Cannot be built."""
+    raise ZeroDivisionError("built")
+
+
 @net(random=True)
 def noisy(*, classes: int, channels: int, size: int, sd: float = 0.01) -> nn.Module:
     """A linear model that adds noise to its logits."""
@@ -54,6 +74,13 @@ def quick(job: TrainJob, *, epochs: int = 2, pause: float = 0.0) -> nn.Module:
 def explodes(job: TrainJob) -> nn.Module:
     """A loss that is not a number."""
     return fit(job, job.net(), lambda model, feed: model(feed.x).sum() * torch.nan, epochs=1, lr=0.1)
+
+
+@defense()
+def poisons(job: TrainJob) -> nn.Module:
+    """Writes into the data."""
+    job.train.x[:] = 0
+    return job.net()
 
 
 @defense()
