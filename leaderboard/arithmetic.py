@@ -153,7 +153,8 @@ def count(exam: Exam, clean: Outcome | None) -> Number | None:
     those that withstood that column's other attacks.
     """
     asked = first(clean.asked) if clean is not None else 0
-    reach = 1 + max((i for m in exam.members.values() for i in m.asked), default=-1)
+    # The member that went least far sets the reach: others may have gone further for another column's sake.
+    reach = min((1 + max(m.asked, default=-1) for m in exam.members.values()), default=0)
     n, spent = first(exam.decided), exam.spent
     if n < reach or (n < asked and n == _among_first(n, exam.fell)):
         if not (asked and reach):

@@ -217,6 +217,15 @@ def test_clean_alone_is_a_section_without_a_threat(ten):
     assert section.rows[0].summary is None
 
 
+def test_a_union_reaches_as_far_as_the_member_that_went_least_far(ten):
+    """a was asked of all ten for its own sake, b up to image 4: their union is decided on the first five."""
+    ten.column("a", A)
+    ten.column("both", A, B)
+    ten.cell("w", A, range(2, 10), [2, 8])
+    ten.cell("w", B, [3, 4], [3])
+    assert counts(row(ten.ledger).numbers["both"]) == (1, 5, False, True)
+
+
 def test_corruptions_are_means_over_severities_on_the_images_that_all_asked(ten):
     ten.column("a", A)
     ten.cell("w", A, range(2, 10))
