@@ -79,13 +79,14 @@ class Victim:
         images: int,
         rows: Tensor | None = None,
         meter: Meter | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._meter = meter or Meter(images)
         self._rows = torch.arange(images) if rows is None else rows
-        self._access, self._tile = access, tile
+        self._access, self._dtype = access, dtype
 
         def again(rows: Tensor) -> Victim:
-            return Victim(module, tile=tile, access=access, images=images, rows=rows, meter=self._meter)
+            return Victim(module, tile=tile, access=access, images=images, rows=rows, meter=self._meter, dtype=dtype)
 
         def tiles(x: Tensor, *more: Tensor) -> Iterator[_Tile]:
             return _tiles(module, tile, x, *more)
@@ -98,7 +99,7 @@ class Victim:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits, with a graph where the attack may have one and asks for it."""
-        _expect_images(x)
+        _expect_images(x, self._dtype)
         self._meter.book(0, self._rows, len(x))
         if self._access == "gradients" and x.requires_grad and torch.is_grad_enabled():
             logits = torch.cat([z[:n] for z, n, *_ in self._tiles(x)])
@@ -113,7 +114,7 @@ class Victim:
 
     def gradient(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
         """One fused pass: only d loss / d x is computed, no weight gradient."""
-        _expect_images(x)
+        _expect_images(x, self._dtype)
         self._differentiates(1, len(x))
         logits, values, grads = [], [], []
         with torch.enable_grad():
@@ -126,7 +127,7 @@ class Victim:
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """One forward, and one backward a class."""
-        _expect_images(x)
+        _expect_images(x, self._dtype)
         self._differentiates(classes.shape[1], len(x))
         logits, grads, count = [], [], classes.shape[1]
         with torch.enable_grad():
@@ -148,10 +149,10 @@ class Victim:
         self._meter.book(1, self._rows, backwards * images)
 
 
-def _expect_images(x: Tensor) -> None:
+def _expect_images(x: Tensor, dtype: torch.dtype) -> None:
     """The model is asked about images alone."""
-    if x.ndim != 4 or x.dtype != torch.float32:
-        raise AttackError(f"it asked the model about {tuple(x.shape)} {x.dtype}; expected (N, C, H, W) float32")
+    if x.ndim != 4 or x.dtype != dtype:
+        raise AttackError(f"it asked the model about {tuple(x.shape)} {x.dtype}; expected (N, C, H, W) {dtype}")
     if not len(x):
         raise AttackError("the model was asked about no image at all")
 

@@ -84,7 +84,7 @@ def test_the_losses_are_those_of_a_plain_reading_of_the_algorithm(lab, image):
         seen.append(value.item())
         return value
 
-    victim = Victim(Settled(), tile=1, access="gradients", images=1)
+    victim = Victim(Settled(), tile=1, access="gradients", images=1, dtype=torch.float64)
     threat, draws = ThreatModel.parse("linf:0.1"), Draws(0, torch.tensor([image]), "apgd-ce")
     apgd(victim, x, y, threat, draws, watched, steps=30)
     start = start_at_edge(x, threat, draws.at("start"))

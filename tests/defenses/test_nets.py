@@ -222,7 +222,7 @@ def test_the_public_mnist_net_loads_and_is_right_on_9899_of_10000(tmp_path):
     )
     net.load_state_dict(weights, strict=True)
     with torch.no_grad():
-        predicted = np.concatenate([net(torch.from_numpy(x) / 255).argmax(1) for x in np.array_split(test.x, 20)])
+        predicted = np.concatenate([net(torch.tensor(x) / 255).argmax(1) for x in np.array_split(test.x, 20)])
     assert (predicted == test.y).sum() == 9899
 
 
