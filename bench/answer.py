@@ -47,7 +47,7 @@ def answer(place: Place, question: Question) -> Record:
     first = torch.tensor(question.asked[: subject.tile])
     doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])
     verdict = judge(
-        subject, attack, ThreatModel.parse(cell.threat) if cell.threat else None, dataset.test,
+        subject, attack, ThreatModel.of_cell(cell.threat) if cell.threat else None, dataset.test,
         torch.tensor(question.asked), seed=cell.seed, batch=place.batch, device=place.device,
         corruption=corruption, severity=condition.severity,
     )  # fmt: skip

@@ -39,7 +39,7 @@ class Verdict:
     fell: Tensor  # (n,) bool
     predicted: Tensor  # (n,) int64
     margin: Tensor  # (n,) float32: the true class's logit less the best other one, on the attacked image
-    distance: Tensor  # (n,) float32, in the threat's norm; 0 on clean cells
+    distance: Tensor  # (n,) float32, in the threat's norm; 0 on clean cells; of a minimum-norm attack inf if not fallen
     forwards: Tensor  # (n,) int64, the judge's own pass included
     backwards: Tensor  # (n,) int64
     adversarial: Tensor  # (fallen, C, H, W) float32, in the order asked
@@ -96,6 +96,8 @@ def _judge_batch(
     x_adv = x_adv.detach().clamp(0, 1)
     logits, wrong = _ask(subject, x_adv, y)
     fell = wrong.cpu()
+    if attack.plugin.goal == "minimum-norm":
+        distance = distance.where(fell, torch.inf)
     forwards, backwards = victim.passes()
     return Verdict(
         asked=asked,
@@ -164,9 +166,8 @@ def check(name: str, x_adv: object, x: Tensor, threat: ThreatModel | None, asked
         moved = delta.flatten(1).abs().amax(1)
         stop(moved > 0, "it was changed, and a clean image must not be")
         return moved.float().cpu()
-    size, eps = threat.size(delta), float(threat.eps)
-    excess = size - eps
-    outside = excess > eps * 1e-6 + 1e-7
+    size = threat.size(delta)
+    excess, outside = size - float(threat.eps), ~threat.holds(size)
     stop(
         outside,
         f"it leaves the ball {threat} by {float(excess[outside][:1].sum()):.6g} "

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bench.draws import Draws
 
 Norm = Literal["linf", "l2", "l1", "l0"]
+UNBOUNDED = Fraction(2**31)  # beyond every image
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class ThreatModel:
     """The images within `eps` of x in `norm`, and in [0, 1].
 
     Linf, L2 and L1 are over all C*H*W values; L0 counts pixels (a pixel's channels count once, as in Sparse-RS).
-    `eps` is an exact fraction: 8/255 and 0.031 are two threats, 0.3 and 0.30 are one.
+    `eps` is an exact fraction: 8/255 and 0.031 are two threats, 0.3 and 0.30 are one.  A minimum-norm attack is given
+    a threat without bound, of which only the norm counts: all of [0, 1] is in its ball.
     """
 
     norm: Norm
@@ -31,7 +33,7 @@ class ThreatModel:
     def __post_init__(self) -> None:
         if self.norm not in get_args(Norm):
             raise UsageError(f"there is no norm {self.norm!r}{nearest(self.norm, get_args(Norm))}")
-        if not 0 <= self.eps < 2**31:
+        if not 0 <= self.eps <= UNBOUNDED:
             raise UsageError(f"eps must be at least 0 and below 2^31, and is {self.eps}")
         if self.norm == "l0" and self.eps.denominator != 1:
             raise UsageError(f"an L0 threat counts whole pixels, and eps is {self.eps}")
@@ -47,10 +49,28 @@ class ThreatModel:
             eps = Fraction(size.replace(" ", ""))
         except (ValueError, ZeroDivisionError):
             raise UsageError(f"a threat is written norm:eps, as in linf:8/255 or l2:0.5, not {text!r}") from None
+        if eps >= UNBOUNDED:
+            raise UsageError(f"eps must be below 2^31, and is {size}")
         return cls(cast(Norm, norm.lower()), eps)
 
+    @classmethod
+    def of_cell(cls, text: str) -> ThreatModel:
+        """As a cell writes it: `linf:8/255`, or `linf` alone, which is without bound."""
+        return cls(cast(Norm, text), UNBOUNDED) if text in get_args(Norm) else cls.parse(text)
+
+    @property
+    def without_bound(self) -> ThreatModel:
+        """The same norm, and every image of [0, 1]."""
+        return ThreatModel(self.norm, UNBOUNDED)
+
+    def holds(self, size: Tensor) -> Tensor:
+        """Whether perturbations of these sizes (N,) are in the ball; eps * (1 + 1e-6) + 1e-7 allows for rounding."""
+        return size <= float(self.eps) * (1 + 1e-6) + 1e-7
+
     def __str__(self) -> str:
-        """The one way to write it: a short decimal where that is exact, else a fraction."""
+        """The one way to write it: a short decimal where that is exact, else a fraction; the norm alone, unbounded."""
+        if self.eps == UNBOUNDED:
+            return self.norm
         decimal = f"{float(self.eps):.12g}"
         exact = "e" not in decimal and Fraction(decimal) == self.eps
         return f"{self.norm}:{decimal if exact else self.eps}"

@@ -1,5 +1,6 @@
 """Models whose answers are known, and the ways to run an attack on them."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -51,25 +52,39 @@ def small_net(channels=3, size=8, classes=5, seed=0):
 
 
 def call(attack, module, x, y, threat, *, ids=None, seed=0, tile=16, **settings):
-    """The attack's images by a plain call, and what it spent: forwards and backwards (n,)."""
+    """The attack's images by a plain call, and what it spent: forwards and backwards (n,).
+
+    Of a minimum-norm attack those in the ball, and else the image itself.
+    """
     victim = Victim(module, tile=tile, access=attack.access, images=len(x))
     draws = Draws(seed, torch.arange(len(x)) if ids is None else ids, attack.name)
-    return attack(victim, x, y, ThreatModel.parse(threat), draws, **settings), victim.passes()
+    threat = ThreatModel.of_cell(threat)
+    if attack.goal == "in-ball":
+        return attack(victim, x, y, threat, draws, **settings), victim.passes()
+    found = attack(victim, x, y, threat.without_bound, draws, **settings)
+    inside = threat.holds(threat.size(found.double() - x.double()))
+    return torch.where(inside.view(-1, 1, 1, 1), found, x), victim.passes()
 
 
 def asked(attack, module, x, y, threat, *, seed=0, tile=16, batch=64, order=None, **settings):
-    """The judge's verdict on uint8 images at the places `order`."""
-    threat = ThreatModel.parse(threat) if isinstance(threat, str) else threat
-    return judge(
+    """The judge's verdict on uint8 images at the places `order`; of a minimum-norm attack what fell in the ball."""
+    threat = ThreatModel.of_cell(threat) if isinstance(threat, str) else threat
+    minimum = attack.goal == "minimum-norm"
+    verdict = judge(
         Subject(module, tile),
         attack.recipe(**settings),
-        threat,
+        threat.without_bound if minimum else threat,
         Part(np.asarray(x), np.asarray(y, dtype=np.int64)),
         torch.arange(len(x)) if order is None else order,
         seed=seed,
         batch=batch,
         device=torch.device("cpu"),
     )
+    if not minimum:
+        return verdict
+    assert torch.equal(verdict.fell, verdict.distance.isfinite())
+    inside = threat.holds(verdict.distance.double())
+    return replace(verdict, fell=inside, adversarial=verdict.adversarial[inside[verdict.fell]])
 
 
 def distance(weight, bias, x, y, norm):

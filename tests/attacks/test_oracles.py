@@ -59,6 +59,7 @@ STOPPING = {
 }  # at their first misread question
 ATTACKS = [(a, s, n) for a, s in SETTINGS.items() for n in a.norms]
 NAMES = [f"{a.name}-{n}" for a, _, n in ATTACKS]
+IN_BALL = [case for case in ATTACKS if case[0].goal == "in-ball"]
 SCALELESS_NAMES = [f"{a.name}-{n}" for a, _, n in ATTACKS if a in SCALELESS]
 
 
@@ -201,7 +202,7 @@ def test_a_constant_model_never_falls_or_always(lab, method, settings, norm):
         assert wrong.forwards.tolist() == [2] * 3
 
 
-@pytest.mark.parametrize(("method", "settings", "norm"), ATTACKS, ids=NAMES)
+@pytest.mark.parametrize(("method", "settings", "norm"), IN_BALL, ids=[f"{a.name}-{n}" for a, _, n in IN_BALL])
 def test_a_ball_of_size_zero_holds_the_image_alone(lab, method, settings, norm):
     """The images come back bit by bit, unasked; so accuracy at eps = 0 is clean accuracy."""
     x = torch.rand(4, 3, 8, 8)

@@ -358,3 +358,23 @@ def test_large_images_stay_within_rounding(text):
     for found in (threat.project(moved, x), threat.random(x, Draws(0, torch.arange(4)))):
         excess = threat.size(found.double() - x.double()) - float(threat.eps)
         assert excess.max() <= float(threat.eps) * 1e-6 + 1e-7
+
+
+def test_a_threat_without_bound_is_written_as_its_norm_and_holds_every_image():
+    """As the cells of minimum-norm attacks write it; nobody can ask for it on the line."""
+    threat = ThreatModel.parse("l2:0.5").without_bound
+    assert str(threat) == "l2"
+    assert ThreatModel.of_cell("l2") == threat
+    assert ThreatModel.of_cell("l2:0.5") == ThreatModel.parse("l2:0.5")
+    x = torch.zeros(2, 3, 8, 8)
+    assert torch.equal(threat.project(x + 1, x), x + 1)
+    assert threat.holds(threat.size(x + 1)).all()
+    for text in ("l2", "l2:2147483648"):
+        with pytest.raises(UsageError, match=r"norm:eps|below 2"):
+            ThreatModel.parse(text)
+
+
+def test_the_ball_holds_what_rounding_puts_a_little_outside():
+    """eps (1 + 1e-6) + 1e-7, the judge's tolerance."""
+    sizes = torch.tensor([0.3, 0.3 + 3.9e-7, 0.3 + 4.1e-7], dtype=torch.float64)
+    assert ThreatModel.parse("linf:0.3").holds(sizes).tolist() == [True, True, False]
