@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         defense,
         net,
     )
-    from bench.records import ColumnCard, DatasetCard, Record, TrainingRecord
+    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord
     from bench.stats import wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
@@ -58,6 +58,7 @@ __all__ = [
     "DatasetLoader",
     "Defense",
     "Draws",
+    "ExamCard",
     "IncompleteError",
     "IntegrityError",
     "Ledger",
@@ -101,7 +102,7 @@ _HOMES = {
         "ledger": "Ledger",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard Record TrainingRecord",
+        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",
         "stats": "wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",

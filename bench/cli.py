@@ -20,7 +20,8 @@ from bench.errors import RampartError, UsageError, nearest
 if TYPE_CHECKING:
     from bench.executors import Executor
     from bench.place import Place
-    from bench.run import Exam, Summary
+    from bench.request import Exam
+    from bench.run import Summary
 
 MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns")
@@ -220,8 +221,8 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
 @_places
 def plan(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
     """What run would do: cells done and missing, passes, time.  Writes nothing."""
+    from bench.plan import plan as plan_exam
     from bench.report import plan_table
-    from bench.run import plan as plan_exam
 
     with _prints_aside():
         exam, place = _resolve(options)
@@ -271,7 +272,7 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     """The exam and the place that the options name."""
     from bench.place import Place, pick_device
     from bench.registry import split_list
-    from bench.run import Request, resolve
+    from bench.request import Request, resolve
 
     place = Place(
         Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
@@ -290,7 +291,7 @@ def _executor(name: str, workers: int | None, exam: Exam, place: Place) -> Execu
     """The executor by name; auto takes processes for several trainings, or about a minute of attacks or more."""
     from bench.executors import Inline, Process
     from bench.place import cores
-    from bench.run import is_small
+    from bench.plan import is_small
 
     small = name == "auto" and workers is None and is_small(exam, place)
     return Inline() if name == "inline" or small else Process(workers or cores())

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Precision = Literal["exact"]
+    from bench.threat import Norm
+
+Precision = Literal["exact", "fast"]
 Which = Literal["best", "last"]
 
 CLEAN = "clean"  # the condition and the attack of that name
@@ -126,11 +128,19 @@ class Column:
 
     strict: an image that the clean column lost counts as lost and is not attacked.  A column that is not strict
     asks its attacks about every image, ignores `clean`, and stays out of `worst` (some papers score so).
+    first: it is asked about so many of the first test images; 0 is all.  A costly attack is so limited.
+    by_norm: the attacks under threats of these norms, where they are others.
     """
 
     name: str
     attacks: tuple[str, ...]  # recipes
     strict: bool = True
+    first: int = 0
+    by_norm: tuple[tuple[Norm, tuple[str, ...]], ...] = ()
+
+    def under(self, norm: Norm) -> tuple[str, ...]:
+        """The recipes of its attacks under a threat of this norm."""
+        return dict(self.by_norm).get(norm, self.attacks)
 
 
 @dataclass(frozen=True)
@@ -170,7 +180,7 @@ class Cell:
     weights: str  # hash
     test: str  # hash of the test part
     condition: str
-    threat: str | None  # None on clean cells
+    threat: str | None  # None on clean cells; a minimum-norm attack's has the norm alone
     attack: str  # recipe key
     seed: int
     precision: Precision = "exact"

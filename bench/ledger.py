@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
 from bench.files import write_once
-from bench.records import ColumnCard, DatasetCard, Document, Record, TrainingRecord, read_document, write_document
+from bench.records import (
+    ColumnCard,
+    DatasetCard,
+    Document,
+    ExamCard,
+    Record,
+    TrainingRecord,
+    read_document,
+    write_document,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,9 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bench.exam import Column, Dataset
+    from bench.threat import ThreatModel
 
 _HASH = re.compile("[0-9a-f]{64}")
-D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard)
+D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard)
 
 
 @dataclass(frozen=True)
@@ -42,8 +52,8 @@ class Ledger:
         write_once(path, content)
         return path
 
-    def add_cards(self, dataset: Dataset, columns: Mapping[str, Column]) -> None:
-        """Write what the board needs to know of a data set and of columns, if it is not there."""
+    def add_cards(self, dataset: Dataset, columns: Mapping[str, Column], threat: ThreatModel, n: int) -> None:
+        """Write what the board needs to know of an exam, if it is not there."""
         shape = dataset.shape
         self.add(
             DatasetCard(
@@ -52,8 +62,13 @@ class Ledger:
             )
         )  # fmt: skip
         for column in columns.values():
-            facts = {"name": column.name, "attacks": list(column.attacks), "strict": column.strict}
+            facts = {
+                "name": column.name, "attacks": list(column.attacks), "strict": column.strict, "first": column.first,
+                "norm": threat.norm if column.by_norm else "",
+            }  # fmt: skip
             self.add(ColumnCard.model_validate({"key": digest(facts), **facts}))
+        asked = {"test": dataset.test.hash, "threat": str(threat), "columns": sorted(columns), "n": n}
+        self.add(ExamCard.model_validate({"key": digest(asked), **asked}))
 
     def put_images(self, key: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
         """Write the sidecar of a record, one value an image, and return its hash; written before the record."""

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from bench.records import Record
 
 if TYPE_CHECKING:
+    from bench.exam import Cell, Column
     from bench.ledger import Ledger
+    from bench.threat import ThreatModel
 
 Mask = NDArray[np.bool_]
 
@@ -25,24 +27,47 @@ class Outcome:
     fell: Mask
 
     @classmethod
-    def of(cls, ledger: Ledger, key: str, n: int) -> Outcome:
-        """What the ledger says of a cell."""
-        asked, fell = np.zeros(n, bool), np.zeros(n, bool)
-        for record in ledger.of(key, Record):
-            asked[[i for i in record.asked if i < n]] = True
-            fell[[i for i in record.fell if i < n]] = True
-        return cls(asked, fell)
+    def nothing(cls, n: int) -> Outcome:
+        """No image asked."""
+        return cls(np.zeros(n, bool), np.zeros(n, bool))
+
+    @classmethod
+    def of(cls, ledger: Ledger, cell: Cell, n: int, threat: ThreatModel) -> Outcome:
+        """What the ledger says of a cell; of a minimum-norm attack's, what fell within the threat."""
+        found = cls.nothing(n)
+        for record in ledger.of(cell.key, Record):
+            found.asked[[i for i in record.asked if i < n]] = True
+            lost = record.fell if record.threat != threat.norm else fallen_within(ledger, record, threat)
+            found.fell[[i for i in lost if i < n]] = True
+        return found
 
 
-def next_question(strict: bool, clean: Outcome, attacks: Sequence[Outcome]) -> tuple[int, Mask] | None:
-    """Which attack of a column to ask next, and about which images; None when the column is decided.
+def fallen_within(ledger: Ledger, record: Record, threat: ThreatModel) -> list[int]:
+    """Which images a minimum-norm attack felled within a threat, by the distances beside its record."""
+    distances = ledger.images(record)["distance"]
+    return [image for image, d in zip(record.asked, distances.tolist(), strict=True) if d <= threat.limit]
 
-    An image is decided when one attack of the column felled it, or all were asked; in a strict column also when
-    `clean` lost it.  Each attack is asked only about images that its forerunners left standing.
+
+def still_open(column: Column, clean: Outcome, attacks: Sequence[Outcome]) -> Mask:
+    """The images on which a column is not decided by what fell.
+
+    In a strict column they are decided too when `clean` lost them; those beyond its first ones are not asked for.
     """
-    open_ = ~clean.fell if strict else np.ones_like(clean.fell)
+    open_ = ~clean.fell if column.strict else np.ones_like(clean.fell)
+    if column.first:
+        open_[column.first :] = False
     for outcome in attacks:
         open_ &= ~outcome.fell
+    return open_
+
+
+def next_question(column: Column, clean: Outcome, attacks: Sequence[Outcome]) -> tuple[int, Mask] | None:
+    """Which attack of a column to ask next, and about which images; None when the column is decided.
+
+    An image is decided when one attack of the column felled it, or all were asked.  Each attack is asked only about
+    images that its forerunners left standing.
+    """
+    open_ = still_open(column, clean, attacks)
     for place, outcome in enumerate(attacks):
         missing = open_ & ~outcome.asked
         if missing.any():

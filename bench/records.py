@@ -136,9 +136,25 @@ class ColumnCard(_Document):
     name: str
     attacks: list[str]  # recipe keys
     strict: bool
+    first: int = 0  # of the test images; 0 is all
+    norm: str = ""  # of the threats that it is for, where it has other attacks under others
 
 
-Document = Record | TrainingRecord | DatasetCard | ColumnCard
+class ExamCard(_Document):
+    """Which threat the columns were asked for on a test part.  `key` is the hash of the rest.
+
+    The cells of minimum-norm attacks do not say it: their distances are judged under each of these threats.
+    """
+
+    schema_: Literal["rampart/exam-1"] = Field("rampart/exam-1", alias="schema")
+    key: Hash
+    test: Hash
+    threat: str
+    columns: list[str]  # names
+    n: int  # of the first test images
+
+
+Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from bench.errors import UsageError, nearest
 from bench.exam import Column, Suite
-from bench.recipe import Alias, Plugin, Preset, Recipe, Value
+from bench.recipe import Alias, Attack, Plugin, Preset, Recipe, Value
 
 GROUP = "bench.plugins"
 _RECIPE = re.compile(r"\s*([A-Za-z0-9_.+-]+)(?:@(\d+))?\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -107,7 +107,9 @@ class Registry:
             known = {*self.names("column"), *self.names("attack")}
             raise UsageError(f"there is no column or attack {name!r}{nearest(name, known)}")
         recipe = self.parse("attack", text)
-        return Column(str(recipe), (recipe.key,))
+        assert isinstance(recipe.plugin, Attack)
+        # What searches no norm, as `clean` does not, is asked about every image.
+        return Column(str(recipe), (recipe.key,), strict=bool(recipe.plugin.norms))
 
     def suite(self, name: str) -> Suite:
         """A suite by name."""

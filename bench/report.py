@@ -20,8 +20,8 @@ from bench.recipe import Alias, Attack, Plugin
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from bench.plan import Line
     from bench.registry import Registry
-    from bench.run import Line
 
 EVERY = 2.0  # seconds between lines where there is no terminal
 

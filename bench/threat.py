@@ -63,9 +63,14 @@ class ThreatModel:
         """The same norm, and every image of [0, 1]."""
         return ThreatModel(self.norm, UNBOUNDED)
 
+    @property
+    def limit(self) -> float:
+        """The largest size that counts as in the ball: eps, and 1e-6 of it and 1e-7 more for rounding."""
+        return float(self.eps) * (1 + 1e-6) + 1e-7
+
     def holds(self, size: Tensor) -> Tensor:
-        """Whether perturbations of these sizes (N,) are in the ball; eps * (1 + 1e-6) + 1e-7 allows for rounding."""
-        return size <= float(self.eps) * (1 + 1e-6) + 1e-7
+        """Whether perturbations of these sizes (N,) are in the ball."""
+        return size <= self.limit
 
     def __str__(self) -> str:
         """The one way to write it: a short decimal where that is exact, else a fraction; the norm alone, unbounded."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench import wilson
 
 if TYPE_CHECKING:
-    from bench import Record
+    from bench import Record, ThreatModel
 
 
 class Place(NamedTuple):
@@ -48,6 +48,12 @@ class Outcome:
     """What all records of one cell say together: the union of what they asked, and fallen wins."""
 
     records: tuple[Record, ...]
+    distance: Mapping[int, float] | None = None  # of each image asked, where a minimum-norm attack measured it
+    limit: float = math.inf  # which distances count as fallen
+
+    def within(self, threat: ThreatModel) -> Outcome:
+        """The same, where only what fell in this ball has fallen."""
+        return self if self.distance is None else Outcome(self.records, self.distance, threat.limit)
 
     @cached_property
     def asked(self) -> frozenset[int]:
@@ -56,7 +62,9 @@ class Outcome:
 
     @cached_property
     def fell(self) -> frozenset[int]:
-        """The images that fell in some record."""
+        """The images that fell in some record, or within the limit."""
+        if self.distance is not None:
+            return frozenset(image for image, d in self.distance.items() if d < math.inf and d <= self.limit)
         return frozenset(itertools.chain.from_iterable(r.fell for r in self.records))
 
     @property
@@ -65,13 +73,26 @@ class Outcome:
         return self.records[0].seed
 
 
-def outcomes(records: Iterable[Record]) -> dict[Place, Outcome]:
-    """The outcome of every cell; of the cells that differ only in their attack seed, the smallest seed's."""
+def outcomes(records: Iterable[Record], distances: Callable[[Record], Mapping[int, float]]) -> dict[Place, Outcome]:
+    """The outcome of every cell; of those that differ only in their attack seed, the smallest seed's.
+
+    Of those that differ only in their precision it is the exact one's.
+    """
     cells: dict[Place, dict[tuple[str, int], list[Record]]] = {}
     for r in records:
         place = Place(r.test, r.net, r.condition, r.threat, r.weights, r.attack)
         cells.setdefault(place, {}).setdefault((r.precision, r.seed), []).append(r)
-    return {place: Outcome(tuple(seeds[min(seeds)])) for place, seeds in cells.items()}
+    return {place: _outcome(place, seeds[min(seeds)], distances) for place, seeds in cells.items()}
+
+
+def _outcome(place: Place, records: Sequence[Record], distances: Callable[[Record], Mapping[int, float]]) -> Outcome:
+    if place.threat is None or ":" in place.threat:
+        return Outcome(tuple(records))
+    least: dict[int, float] = {}
+    for record in records:
+        for image, d in distances(record).items():
+            least[image] = min(d, least.get(image, math.inf))
+    return Outcome(tuple(records), least)
 
 
 @dataclass(frozen=True)
@@ -111,6 +132,7 @@ class Exam:
 
     fell: frozenset[int]
     decided: frozenset[int]
+    first: int  # the column is about so many of the first test images; 0 is all
     members: Mapping[str, Outcome]  # by attack; those that have a record
 
     @property
@@ -124,7 +146,9 @@ class Exam:
         return tuple((attack, m.seed) for attack, m in sorted(self.members.items()))
 
 
-def examine(attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome]) -> Exam:
+def examine(
+    attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome], limit: int = 0
+) -> Exam:
     """The union of a column's attacks.
 
     An image is decided if one of them felled it, or all were asked about it; in a strict column also if it was
@@ -137,7 +161,10 @@ def examine(attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: 
     asked = frozenset[int]()
     if attacks and len(members) == len(set(attacks)):
         asked = frozenset.intersection(*(m.asked for m in members.values()))
-    return Exam(fell, fell | asked, members)
+    decided = fell | asked
+    if limit:
+        fell, decided = (frozenset(i for i in images if i < limit) for images in (fell, decided))
+    return Exam(fell, decided, limit, members)
 
 
 def first(images: Collection[int]) -> int:
@@ -152,17 +179,20 @@ def count(exam: Exam, clean: Outcome | None) -> Number | None:
     cascade was cut short they are the fallen ones, and where an attack was asked for another column's sake they are
     those that withstood that column's other attacks.
     """
-    asked = first(clean.asked) if clean is not None else 0
+    all_asked = first(clean.asked) if clean is not None else 0
+    asked = min(all_asked, exam.first or all_asked)
     # The member that went least far sets the reach: others may have gone further for another column's sake.
     reach = min((1 + max(m.asked, default=-1) for m in exam.members.values()), default=0)
+    reach = min(reach, exam.first or reach)
     n, spent = first(exam.decided), exam.spent
     if n < reach or (n < asked and n == _among_first(n, exam.fell)):
         if not (asked and reach):
             return None
-        return Number(asked - _among_first(asked, exam.fell), asked, True, spent, exam.seeds)
+        standing = asked - _among_first(asked, exam.fell)
+        return Number(standing, asked, True, spent, exam.seeds, partial=asked < all_asked)
     if n < asked:
         n = _roundest(reach, n)
-    return Number(n - _among_first(n, exam.fell), n, False, spent, exam.seeds, partial=n < asked) if n else None
+    return Number(n - _among_first(n, exam.fell), n, False, spent, exam.seeds, partial=n < all_asked) if n else None
 
 
 def _roundest(low: int, high: int) -> int:
@@ -180,13 +210,14 @@ def _roundest(low: int, high: int) -> int:
 def worst(exams: Sequence[Exam], clean: Outcome | None) -> Number | None:
     """The number of all these columns together, on the images that clean was asked.
 
-    It is an upper bound while one of these images stands that some column has not decided.
+    It is an upper bound while one of these images stands that some column has not decided; a column that is about
+    the first images only has nothing to say of the others.
     """
     n = first(clean.asked) if clean is not None else max((first(e.decided) for e in exams), default=0)
     if not exams or n == 0:
         return None
     fell = frozenset[int]().union(*(e.fell for e in exams))
-    decided = fell | frozenset.intersection(*(e.decided for e in exams))
+    decided = fell | frozenset.intersection(*(e.decided.union(range(e.first, n) if e.first else ()) for e in exams))
     records = (r for e in exams for m in e.members.values() for r in m.records)
     return Number(n - _among_first(n, fell), n, first(decided) < n, Spent.of(records))
 

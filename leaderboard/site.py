@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import write_atomically
 from leaderboard import words
+from leaderboard.curves import SIZE, Curve, figures
 from leaderboard.table import Board, Head, Row, Section, table
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ RULES = {
     "partial": "true: on fewer images than clean was asked",
     "strict": "an image that the clean model gets wrong counts as fallen; columns that are not strict ignore clean",
     "worst": "the union of all strict columns but clean",
+    "first": "the column is about so many of the first test images; 0 is all",
+    "curves": "the share of the n first images whose distance, as a minimum-norm attack found it, is larger than eps; "
+    "0 where clean lost the image; found: the share with a distance; median: null where fewer than half were found",
     "attack_seeds": "where an attack was run with several seeds, the smallest one is shown",
 }
 
@@ -68,7 +72,7 @@ def _section(section: Section) -> dict[str, Any]:
         "condition": section.condition,
         "n": section.n,
         "test_images": section.available,
-        "columns": [{"name": h.name, "of": list(h.of), "strict": h.strict} for h in section.heads],
+        "columns": [{"name": h.name, "of": list(h.of), "strict": h.strict, "first": h.first} for h in section.heads],
         "summary": section.summary or None,
         "rows": [_row(r) for r in section.rows],
     }
@@ -90,6 +94,19 @@ def _row(row: Row) -> dict[str, Any]:
         "summary": _number(row.summary) if row.summary else None,
         "cost": _spent(row.spent),
         "doubts": [{"text": d.text, "attacks": list(d.attacks)} for d in row.doubts],
+        "notes": list(row.notes),
+        "curves": {name: _curve(curve) for name, curve in row.curves.items()},
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    points = curve.points()
+    return {
+        "n": curve.n,
+        "found": round(curve.found, 6),
+        "median": round(curve.median, 9) if math.isfinite(curve.median) else None,
+        "eps": [round(eps, 9) for eps, _ in points],
+        "accuracy": [round(accuracy, 6) for _, accuracy in points],
     }
 
 
@@ -163,7 +180,7 @@ def page(board: Board) -> str:
     style, script = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("board.css", "board.js"))
     icon = (_HERE / "static" / "icon.svg").read_bytes()
     return _environment().get_template("board.html").render(
-        board=board, drawn=drawn, style=style, script=script,
+        board=board, drawn=drawn, figures=figures, size=SIZE, style=style, script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         icon=base64.b64encode(icon).decode(),
         both=len({r.maker.which for s in board.sections for r in s.rows} & {"best", "last"}) == 2,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bench import ColumnCard, DatasetCard, Record, TrainingRecord
+from bench import ColumnCard, DatasetCard, ExamCard, Record, ThreatModel, TrainingRecord
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
+from leaderboard.curves import Curve, curve
 from leaderboard.words import name_of, natural, percent, printable, short, told_apart
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Head:
     name: str
     of: tuple[str, ...]  # attacks; conditions where the board is over corruptions
     strict: bool = True
+    first: int = 0  # it is about so many of the first test images; 0 is all
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Row:
     summary: Number | None
     spent: Spent  # on all records of the row, each counted once
     doubts: tuple[Doubt, ...]
+    curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
 
     @property
     def n(self) -> int:
@@ -109,15 +112,21 @@ def table(ledger: Ledger) -> Board:
     records = [d for d in documents if isinstance(d, Record)]
     trainings = [d for d in documents if isinstance(d, TrainingRecord)]
     sources: list[Record | TrainingRecord] = [*records, *trainings]
-    cards = [d for d in documents if isinstance(d, ColumnCard)]
-    datasets = [d for d in documents if isinstance(d, DatasetCard)]
+    library = _Library(
+        records,
+        trainings,
+        [d for d in documents if isinstance(d, DatasetCard)],
+        [d for d in documents if isinstance(d, ColumnCard)],
+        [d for d in documents if isinstance(d, ExamCard)],
+        lambda record: dict(zip(record.asked, map(float, ledger.images(record)["distance"]), strict=True)),
+    )
     versions: dict[str, set[str]] = {}
     for source in sources:
         for package, version in source.versions.items():
             versions.setdefault(package, set()).add(version)
     times = sorted(source.made for source in sources)
     return Board(
-        sections=tuple(_Library(records, trainings, datasets, cards).sections()),
+        sections=tuple(library.sections()),
         records=len(records),
         trainings=len({t.key for t in trainings}),
         commits=tuple(sorted({s.commit for s in sources if s.commit})),
@@ -136,8 +145,10 @@ class _Library:
         trainings: Sequence[TrainingRecord],
         datasets: Sequence[DatasetCard],
         cards: Sequence[ColumnCard],
+        exams: Sequence[ExamCard],
+        distances: Callable[[Record], Mapping[int, float]],
     ) -> None:
-        self.cells = outcomes(records)
+        self.cells = outcomes(records, distances)
         self.near: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
         for place, cell in sorted(self.cells.items(), key=lambda c: c[0].attack):
             self.near.setdefault((*place[:3], place.weights), {})[place] = cell
@@ -150,15 +161,26 @@ class _Library:
         self.datasets = told_apart({r.test: r.dataset for r in records} | {card.key: card.name for card in datasets})
         labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
-        self.columns = _columns(cards)
+        self.cards = cards
+        self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
+        asked = {(e.test, e.threat) for e in exams} | {(p.test, p.threat) for p in self.cells if p.threat}
+        for test, threat in asked:
+            norm, colon, _ = threat.partition(":")
+            if colon:
+                self.threats.setdefault((test, norm), set()).add(threat)
 
     def sections(self) -> Iterator[Section]:
         """Every section, in the order of the page."""
         pairs = {(place.test, place.net) for place in self.cells}
         for test, net in sorted(pairs, key=lambda p: (self.datasets[p[0]], self.nets[p[1]])):
             places = [p for p in self.cells if (p.test, p.net) == (test, net)]
-            attacked = {(p.condition, p.threat or ""): {q.weights for q in places if q[2:4] == p[2:4]}
-                        for p in places if name_of(p.attack) != CLEAN}  # fmt: skip
+            attacked: dict[tuple[str, str], set[str]] = {}
+            for p in places:
+                # The distances of a minimum-norm attack are judged under each threat of its norm.
+                said = p.threat or ""
+                for threat in self.threats.get((test, said), ()) if said and ":" not in said else (said,):
+                    if name_of(p.attack) != CLEAN:
+                        attacked.setdefault((p.condition, threat), set()).add(p.weights)
             done = set[str]().union(*(weights for (condition, _), weights in attacked.items() if condition == CLEAN))
             bare = {p.weights for p in places if p.condition == CLEAN} - done
             for condition, threat in sorted(attacked, key=lambda c: (c[0] != CLEAN, natural(c[0]), natural(c[1]))):
@@ -171,13 +193,16 @@ class _Library:
     def _attacked(self, test: str, net: str, condition: str, threat: str | None, weights: set[str]) -> Section:
         """The section of one threat and condition."""
         subjects = {w: self._subject(Place(test, net, condition, threat, w, "")) for w in sorted(weights)}
-        heads = [h for h in self.columns if any(_tells(s.number(h)) for s in subjects.values())]
+        columns = _columns([c for c in self.cards if c.norm in ("", (threat or "").partition(":")[0])])
+        heads = [h for h in columns if any(_tells(s.number(h)) for s in subjects.values())]
         strict = [h for h in heads if h.strict]
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows = [
             row
             for w, s in subjects.items()
-            for row in self._rows(net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads))
+            for row in self._rows(
+                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict)
+            )
         ]
         return self._section(test, net, threat, short(condition), heads, "worst" if strict else "", rows)
 
@@ -186,6 +211,9 @@ class _Library:
         near = self.near[(*place[:3], place.weights)]
         clean = next((cell for p, cell in near.items() if name_of(p.attack) == CLEAN), None)
         mine = {p.attack: cell for p, cell in near.items() if p.threat == place.threat and name_of(p.attack) != CLEAN}
+        if place.threat:
+            threat = ThreatModel.parse(place.threat)
+            mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
         return _Subject(clean, mine)
 
     def _spoilt(self, test: str, net: str, places: Sequence[Place]) -> Section:
@@ -214,6 +242,7 @@ class _Library:
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
+        curves: Mapping[str, Curve] | None = None,
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -222,8 +251,8 @@ class _Library:
         fit = sorted(makers, key=lambda m: m.training is not None and m.training.threat != threat)
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
-            notes = _notes(maker.training, threat, self.datasets[test])
-            yield Row(maker, weights, notes, known, summary, Spent.of(records), _doubts(records))
+            notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
+            yield Row(maker, weights, notes, known, summary, Spent.of(records), _doubts(records), curves or {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +263,7 @@ class _Subject:
     cells: Mapping[str, Outcome]
 
     def exam(self, head: Head) -> Exam:
-        return examine(head.of, head.strict, self.clean, self.cells)
+        return examine(head.of, head.strict, self.clean, self.cells, head.first)
 
     def number(self, head: Head) -> Number | None:
         if head.name == CLEAN:
@@ -245,6 +274,13 @@ class _Subject:
 
     def numbers(self, heads: Sequence[Head]) -> dict[str, Number | None]:
         return {h.name: self.number(h) for h in heads}
+
+    def curves(self, heads: Sequence[Head]) -> dict[str, Curve]:
+        """Robust accuracy over eps, of each column that is one minimum-norm attack."""
+        found = {
+            h.name: curve(self.clean, self.cells[h.of[0]]) for h in heads if len(h.of) == 1 and h.of[0] in self.cells
+        }
+        return {name: drawn for name, drawn in found.items() if drawn is not None}
 
     def worst(self, heads: Sequence[Head]) -> Number | None:
         return worst([self.exam(h) for h in heads], self.clean)
@@ -265,15 +301,21 @@ def _kept(training: TrainingRecord) -> list[tuple[str, str]]:
 
 def _columns(cards: Sequence[ColumnCard]) -> list[Head]:
     """The columns but clean: strict ones first, few attacks before many.  Those that are one thing are one column."""
-    same: dict[tuple[tuple[str, ...], bool], list[ColumnCard]] = {}
+    same: dict[tuple[tuple[str, ...], bool, int], list[ColumnCard]] = {}
     for card in sorted(cards, key=lambda c: (len(c.name), c.name, c.key)):
         attacks = tuple(sorted(set(card.attacks)))
         if any(name_of(a) != CLEAN for a in attacks):
-            same.setdefault((attacks, card.strict), []).append(card)
+            same.setdefault((attacks, card.strict, card.first), []).append(card)
     names = {alike[0].key: " = ".join(dict.fromkeys(c.name for c in alike)) for alike in same.values()}
     labels = told_apart(names | {CLEAN: CLEAN})  # no column may pass for the clean one
     heads = [Head(labels[alike[0].key], *what) for what, alike in same.items()]
     return sorted(heads, key=lambda h: (not h.strict, len(h.of), natural(h.name)))
+
+
+def _fast(records: Iterable[Record]) -> tuple[str, ...]:
+    """Which attacks searched in lower precision."""
+    names = {name_of(r.attack) for r in records if r.precision == "fast"}
+    return (f"fast search: {', '.join(sorted(names, key=natural))}",) if names else ()
 
 
 def _tells(number: Number | None) -> bool:

@@ -14,7 +14,8 @@ import pytest
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import Cell, Column, Dataset, Part
 from bench.ledger import Ledger
-from bench.records import ColumnCard, DatasetCard, Record, TrainingRecord, read_document, write_document
+from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, read_document, write_document
+from bench.threat import ThreatModel
 
 ROOT = Path(__file__).parents[2]
 RECORD = {
@@ -146,11 +147,15 @@ def test_cards(tmp_path):
     toy = Dataset("toy", part, part, part, ("cat", "dog"))
     ledger = Ledger(tmp_path)
     for _ in range(2):
-        ledger.add_cards(toy, {"aa": Column("aa", ("apgd@1()", "square@1()"))})
+        column = Column("aa", ("apgd@1()", "square@1()"), first=2, by_norm=(("l1", ("square@1()",)),))
+        ledger.add_cards(toy, {"aa": column}, ThreatModel.parse("l2:0.5"), 3)
     (card,) = ledger.of(part.hash, DatasetCard)
     assert (card.name, card.classes, card.channels, card.size, card.labels) == ("toy", ["cat", "dog"], 1, 8, [0, 1, 1])
     (column,) = [d for d in ledger.all() if isinstance(d, ColumnCard)]
     assert column.attacks == ["apgd@1()", "square@1()"] and column.strict
+    assert (column.first, column.norm) == (2, "l2")
+    (exam,) = [d for d in ledger.all() if isinstance(d, ExamCard)]
+    assert (exam.test, exam.threat, exam.columns, exam.n) == (part.hash, "l2:0.5", ["aa"], 3)
 
 
 def test_merge_is_copying(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,15 +12,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from bench.doubts import FICKLE, MIXES
 from bench.errors import IntegrityError, TrainingError, UsageError
+from bench.exam import CLEAN
 from bench.executors import Executor, Inline, Process
 from bench.place import Place
+from bench.plan import plan
 from bench.records import Record, TrainingRecord
-from bench.run import Request, Summary, plan, resolve, run
+from bench.request import Request, resolve
+from bench.run import Summary, run
+from leaderboard.site import publish
+from leaderboard.table import table
 from tests.conftest import TINY
 
 ASK = Request(defenses=("quick",), net="tiny", columns=("clean", "slow"), n=100)
@@ -183,6 +190,66 @@ def test_a_plan_counts_what_a_run_then_does(place: Place) -> None:
     assert (before["slow"].missing, before["slow"].forwards, before["slow"].backwards) == (100, 200, 100)
     go(place)
     assert [line.missing for line in plan(exam, place)] == [0, 0, 0]
+
+
+def test_one_run_of_a_minimum_norm_attack_answers_for_every_eps(place: Place) -> None:
+    """What fell at an eps is what lies within it; another threat asks nothing new, and the board agrees."""
+    request = replace(ASK, defenses=("untrained",), columns=("walks",), threat="linf:0.1")
+    first = go(place, request)
+    assert first.asked > 100
+    assert go(place, replace(request, threat="linf:0.2")).asked == 0
+    (record,) = (r for r in first.records if r.threat)
+    assert record.threat == "linf"
+    distance = place.ledger.images(record)["distance"]
+    asked = np.array(record.asked)
+    assert sorted(asked[np.isfinite(distance)].tolist()) == sorted(record.fell)
+    exam = resolve(replace(request, threat="linf:0.2"), place)
+    (cell,) = exam.cells(record.net, record.weights, "walks", CLEAN)
+    fell = exam.outcome(place, cell).fell
+    assert np.flatnonzero(fell).tolist() == sorted(asked[distance <= 0.2000001].tolist())
+    assert 0 < fell.sum() < len(record.fell)
+    clean = exam.clean(place, record.net, record.weights, CLEAN)
+    for section in table(place.ledger).sections:
+        for row in section.rows:
+            if row.weights == record.weights and section.threat in ("linf:0.1", "linf:0.2"):
+                eps = float(section.threat[5:])
+                standing = 100 - int((clean.fell[:100]).sum()) - int((distance <= eps + 1e-7).sum())
+                assert row.numbers["walks"].standing == standing
+                assert row.curves["walks"].accuracy(eps + 1e-7) == standing / 100
+    document = json.loads((publish(place.ledger, place.store_root) / ".." / "board.json").resolve().read_text())
+    assert any("walks" in row["curves"] for s in document["sections"] for row in s["rows"])
+
+
+def test_a_column_may_be_about_the_first_images_alone(place: Place) -> None:
+    """`first` images are asked; its number is on those, and worst does not wait for the others."""
+    go(place, replace(ASK, columns=("slow", "early")))
+    (section,) = table(place.ledger).sections
+    (row,) = section.rows
+    assert (row.numbers["slow"].n, row.numbers["early"].n, row.numbers["early"].partial) == (100, 30, True)
+    assert row.summary is not None and (row.summary.n, row.summary.bound) == (100, False)
+    early = next(r for r in place.ledger.all() if isinstance(r, Record) and "pause=0.01" in r.attack)
+    assert max(early.asked) < 30
+    assert plan(resolve(replace(ASK, columns=("early",)), place), place)[-1].missing == 0
+
+
+def test_a_column_may_have_other_attacks_under_another_norm(place: Place) -> None:
+    """The record and the card are those of the norm."""
+    exam = resolve(replace(ASK, columns=("changes",)), place)
+    assert [str(a) for a in exam.attacks.values()] == ["clean", "slow"]
+    exam = resolve(replace(ASK, columns=("changes",), threat="l2:0.5"), place)
+    assert [str(a) for a in exam.attacks.values()] == ["clean", "quiet"]
+
+
+def test_a_plan_knows_who_stands_and_counts_what_columns_share_once(place: Place) -> None:
+    """After one column, another with the same attack has to ask only about its survivors; here nobody else falls."""
+    request = replace(ASK, columns=("union", "more"))
+    first = plan(resolve(request, place), place)
+    assert [line.missing for line in first[1:]] == [100, 100, 0, 100]
+    go(place, replace(ASK, columns=("union",)))
+    lines = plan(resolve(request, place), place)
+    summary = go(place, request)
+    spent = sum(r.cost.forwards for r in summary.records)
+    assert sum(line.forwards for line in lines) == spent > 0
 
 
 def test_damaged_weights_are_refused(place: Place) -> None:

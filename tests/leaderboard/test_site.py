@@ -69,7 +69,7 @@ def test_json_holds_what_the_board_says(writer, tmp_path):
     assert (section["dataset"], section["net"], section["threat"], section["condition"]) == (
         "digits", "cnn", "linf:0.1", "clean",
     )  # fmt: skip
-    assert section["columns"][1] == {"name": "a", "of": [A], "strict": True}
+    assert section["columns"][1] == {"name": "a", "of": [A], "strict": True, "first": 0}
     (row,) = section["rows"]
     assert (row["defense"], row["seed"], row["which"], row["parameters"]) == ("at(steps=7)", 4, "best = last", 123_456)
     assert row["training_seconds"] == 12.5

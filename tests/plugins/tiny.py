@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Draws, Model, ThreatModel, TrainJob, attack, defense, fit, net
+from bench import Batch, Column, Draws, Model, ThreatModel, TrainJob, attack, defense, fit, net
 
 
 @net()
@@ -110,6 +110,18 @@ def slow(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, 
     return threat.project(x_adv + float(threat.eps) * threat.uphill(grad), x)
 
 
+@attack(norms=("linf",), access="gradients", goal="minimum-norm", cost=lambda steps: (steps, 1))
+def walks(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 20) -> Tensor:
+    """Along the gradient's sign in steps of 1/50, to the first misread image."""
+    _, _, grad = model.gradient(x, y, lambda z, y: F.cross_entropy(z, y, reduction="none"))
+    found, standing = x.clone(), torch.ones(len(x), dtype=torch.bool)
+    for step in range(1, steps):
+        ahead = (x + step / 50 * threat.uphill(grad)).clamp(0, 1)
+        fell = standing & (model(ahead).argmax(1) != y)
+        found[fell], standing = ahead[fell], standing & ~fell
+    return found
+
+
 @attack(norms=("linf",), access="scores")
 def leaves_ball(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
     """Image 7 moves by twice eps."""
@@ -153,3 +165,22 @@ def leaves(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws
 def peeks(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
     """A black-box attack that asks for a gradient."""
     return model.gradient(x, y, lambda z, y: z[:, 0])[2]
+
+
+@attack(norms=("l2",), access="scores")
+def quiet(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Nothing."""
+    return x
+
+
+@attack(norms=("linf",), access="scores", cost=lambda: (2, 0))
+def idle(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Two forwards, and nothing."""
+    model(x), model(x)
+    return x
+
+
+EARLY = Column("early", ("slow(pause=0.01)",), first=30)
+CHANGES = Column("changes", ("slow",), by_norm=(("l2", ("quiet",)),))
+UNION = Column("union", ("slow",))
+MORE = Column("more", ("slow", "idle"))

@@ -1,0 +1,140 @@
+"""What a run would do: passes and time of what is missing.  Writes nothing."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from bench.errors import UsageError
+from bench.exam import CLEAN
+from bench.obtain import existing
+from bench.outcomes import still_open
+from bench.place import build
+from bench.recipe import Attack, Recipe
+from bench.victim import Victim, be_exact, freeze, tile_size
+
+if TYPE_CHECKING:
+    from bench.exam import Shape
+    from bench.obtain import Lesson
+    from bench.outcomes import Mask
+    from bench.place import Place
+    from bench.request import Exam
+
+
+class Speed(NamedTuple):
+    """Seconds an image of a forward, and of a forward with its gradient."""
+
+    forward: float
+    gradient: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a plan: a training, or a cell of it."""
+
+    what: str
+    done: int
+    missing: int  # epochs or images; for images an upper bound, since fallen ones are not asked again
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+def is_small(exam: Exam, place: Place) -> bool:
+    """At most one training and about a minute of attacks: not worth starting other processes for."""
+    trainings = sum(existing(place, lesson.training) is None for lesson in exam.lessons)
+    each = (exam.attacks[key] for name, _ in exam.questions for key in exam.columns[name].attacks)
+    count = sum(sum(passes(attack, exam.dataset.shape)) for attack in each)
+    return trainings <= 1 and count * exam.n * len(exam.lessons) * len(exam.weights) < 2_000_000
+
+
+def passes(attack: Recipe, shape: Shape) -> tuple[int, int]:
+    """Forwards and backwards of an image that never falls, the judge's included."""
+    plugin = attack.plugin
+    assert isinstance(plugin, Attack)
+    if plugin.cost is None:
+        return 1, 0
+    try:
+        facts = {"classes": shape.classes} if "classes" in inspect.signature(plugin.cost).parameters else {}
+        forwards, backwards = plugin.cost(**attack.settings, **facts)
+        return int(forwards) + 1, int(backwards)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"attack {plugin.name}: its cost must take its settings and give (forwards, backwards): {error}"
+        ) from error
+
+
+def plan(exam: Exam, place: Place) -> list[Line]:
+    """What a run would do, with passes and seconds measured on one tile of the net; writes nothing."""
+    lines = []
+    speed = _measure(exam.net, exam, place)
+    for lesson in exam.lessons:
+        record = existing(place, lesson.training)
+        lines.append(_training_line(lesson, exam, record is not None, speed))
+        for which in exam.weights:
+            label = f"{lesson.label} seed {lesson.training.seed} {which}"
+            weights = "" if record is None else record.weights[which]
+            lines += _attack_lines(exam, place, label, weights, speed)
+    return lines
+
+
+def _attack_lines(exam: Exam, place: Place, label: str, weights: str, speed: Speed) -> Iterator[Line]:
+    """A line for each attack of each column; what several columns share is counted once, for the first of them."""
+    planned: dict[str, Mask] = {}
+    for name, condition in exam.questions:
+        column, clean = exam.columns[name], exam.clean(place, exam.net.key, weights, condition)
+        cells = exam.cells(exam.net.key, weights, name, condition)
+        outcomes = [exam.outcome(place, cell) for cell in cells]
+        open_ = still_open(column, clean, outcomes)
+        for cell, outcome in zip(cells, outcomes, strict=True):
+            before = planned.setdefault(cell.key, outcome.asked)
+            missing = open_ & ~before
+            planned[cell.key] = before | missing
+            attack, count = exam.attacks[cell.attack], int(missing.sum())
+            forwards, backwards = passes(attack, exam.dataset.shape)
+            under = "" if condition == CLEAN else f" under {condition}"
+            member = "" if len(cells) == 1 else f", {attack}"
+            seconds = count * (backwards * speed.gradient + max(0, forwards - backwards) * speed.forward)
+            yield Line(
+                f"{label}: {name}{member}{under}", int(outcome.asked.sum()), count,
+                forwards * count, backwards * count, seconds,
+            )  # fmt: skip
+
+
+def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
+    """Passes of a training, from its settings: epochs x images x (attack steps and two more)."""
+    settings = exam.defenses[lesson.training.defense].settings
+    epochs, steps = settings.get("epochs"), settings.get("steps", 0)
+    what = f"train {lesson.label} on {exam.net}, seed {lesson.training.seed}"
+    if not isinstance(epochs, int) or not isinstance(steps, int):
+        return Line(what, int(done), int(not done), 0, 0, 0.0)
+    images = 0 if done else epochs * len(exam.dataset.train)
+    # A pass that also differentiates the weights costs about two.
+    seconds = images * (steps * speed.gradient + 2 * (speed.gradient + (speed.forward if steps else 0)))
+    return Line(what, epochs * done, epochs * (not done), images * (steps + 2), images * (steps + 1), seconds)
+
+
+def _measure(net: Recipe, exam: Exam, place: Place) -> Speed:
+    """Seconds an image of a forward, and of a forward with its gradient, on an untrained net."""
+    be_exact(1)
+    module = freeze(build(net, exam.dataset.shape), place.device)
+    tile = tile_size(place.device, module)
+    victim = Victim(module, tile=tile, access="gradients", images=tile)
+    x = torch.rand(tile, *exam.dataset.test.x.shape[1:], device=place.device)
+    y = torch.zeros(tile, dtype=torch.long, device=place.device)
+
+    def seconds(once: Callable[[], object]) -> float:
+        once()
+        started = time.perf_counter()
+        for _ in range(3):
+            once()
+        if place.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - started) / 3 / tile
+
+    return Speed(seconds(lambda: victim(x)), seconds(lambda: victim.gradient(x, y, lambda z, _y: z[:, 0])))
