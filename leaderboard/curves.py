@@ -42,7 +42,7 @@ class Curve:
 
     def accuracy(self, eps: float) -> float:
         """The share of the images whose distance is larger."""
-        return 1 - bisect.bisect_right(self.distances, eps) / self.n
+        return (self.n - bisect.bisect_right(self.distances, eps)) / self.n
 
     def points(self, end: float = math.inf) -> list[tuple[float, float]]:
         """(eps, accuracy) from eps = 0 on, where the accuracy changes; thinned out to about 200 of them."""

@@ -194,7 +194,7 @@ def test_a_plan_counts_what_a_run_then_does(place: Place) -> None:
 
 def test_one_run_of_a_minimum_norm_attack_answers_for_every_eps(place: Place) -> None:
     """What fell at an eps is what lies within it; another threat asks nothing new, and the board agrees."""
-    request = replace(ASK, defenses=("untrained",), columns=("walks",), threat="linf:0.1")
+    request = replace(ASK, columns=("walks",), weights=("last",), threat="linf:0.1")
     first = go(place, request)
     assert first.asked > 100
     assert go(place, replace(request, threat="linf:0.2")).asked == 0
