@@ -42,7 +42,7 @@ def answer(place: Place, question: Question) -> Record:
     attack = place.registry.parse("attack", cell.attack)
     condition = Condition.parse(cell.condition)
     dataset = place.dataset(place.registry.parse("dataset", question.dataset))
-    subject = place.subject(cell.net, cell.weights, question.shape)
+    subject = place.subject(cell.net, cell.weights, question.shape, cell.precision)
     corruption = place.registry.parse("corruption", condition.corruption) if condition.corruption else None
     first = torch.tensor(question.asked[: subject.tile])
     doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])

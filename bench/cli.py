@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns")
+LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -154,7 +155,8 @@ def _exam(command: Any) -> Any:
         _option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
         _option("--batch", type=click.IntRange(min=1), default=512, show_default=True,
                 help="images an attack holds at once; changes no verdict"),
-        _option("--precision", type=click.Choice(["exact"]), default="exact", show_default=True, help="of the search"),
+        _option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
+                help="of the search; fast: in bfloat16 where the machine has it, and float32 confirms every success"),
         _option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
         _option("--weights", default="", metavar="best,last", callback=_weights,
                 help="which are examined; default: best"),
@@ -198,6 +200,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
 
     with _prints_aside(), reporter() as report:  # plugins may print
         exam, place = _resolve(options)
+        _warn_of_hours(exam, place)
         summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
         page = publish(place.ledger, Path(site))
     board = table(place.ledger)
@@ -283,8 +286,21 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
         net=options["net"], dataset=options["dataset"], threat=options["threat"], seeds=options["seeds"],
         suite=options["suite"], columns=tuple(split_list(options["columns"])), n=options["n"] or 0,
         weights=options["weights"], attack_seed=options["attack_seed"],
+        precision=options["precision"],
     )  # fmt: skip
     return resolve(request, place), place
+
+
+def _warn_of_hours(exam: Exam, place: Place) -> None:
+    """Say what takes long before it starts."""
+    from bench.plan import costly, is_small, plan
+    from bench.report import duration
+
+    if is_small(exam, place):
+        return
+    for line in costly(plan(exam, place), LONG):
+        each = f", {line.forwards // line.missing:,} forwards an image" if line.forwards >= line.missing > 0 else ""
+        _say(f"{line.what}: up to {duration(line.seconds)} on one worker ({line.missing:,} missing{each})")
 
 
 def _executor(name: str, workers: int | None, exam: Exam, place: Place) -> Executor:

@@ -24,11 +24,15 @@ VOTES = 20  # forwards by which a random model is judged
 
 @dataclass(frozen=True)
 class Subject:
-    """What is attacked: a frozen module, its tile, and whether its net declares randomness."""
+    """What is attacked: a frozen module, its tile, and whether its net declares randomness.
+
+    search: a faster copy, which attacks ask instead; the judge never does.
+    """
 
     module: nn.Module
     tile: int
     random: bool = False
+    search: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,10 @@ def _judge_batch(
 ) -> Verdict:
     threads = torch.get_num_threads()
     assert isinstance(attack.plugin, Attack)
-    victim = Victim(subject.module, tile=subject.tile, access=attack.plugin.access, images=len(x))
+    victim = Victim(
+        subject.module, tile=subject.tile, access=attack.plugin.access, images=len(x),
+        search=subject.search, truth=y.cpu(),
+    )  # fmt: skip
     draws = Draws(seed, asked.to(x.device, copy=True), attack.name)
     x_adv = _attacked(attack, victim, x, y, threat, draws, asked)
     distance = check(str(attack), x_adv, x, threat, asked)

@@ -15,13 +15,13 @@ from bench.errors import RampartError, TrainingError
 from bench.exam import Training
 from bench.files import locked
 from bench.origin import about, source_hash
-from bench.place import SMALL_NET, build, cores
+from bench.place import build, cores
 from bench.recipe import Recipe
 from bench.records import Spent, TrainingRecord
 from bench.report import Reporter
 from bench.threat import ThreatModel
 from bench.training import TrainJob
-from bench.victim import be_exact, logits_of
+from bench.victim import be_exact, logits_of, small
 
 if TYPE_CHECKING:
     from bench.place import Place
@@ -78,7 +78,7 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
 
 def training_threads(module: nn.Module) -> int:
     """Threads of a training: one for small nets, which gain nothing from more, else one a core."""
-    return 1 if sum(p.numel() for p in module.parameters()) < SMALL_NET else cores()
+    return 1 if small(module) else cores()
 
 
 def _run(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:

@@ -11,14 +11,14 @@ import torch
 
 from bench.errors import RampartError, UsageError
 from bench.evaluate import Subject
-from bench.exam import Dataset, Shape
+from bench.exam import Dataset, Precision, Shape
+from bench.fast import hasten
 from bench.ledger import Ledger
 from bench.recipe import DatasetLoader, Net, Recipe
 from bench.registry import Registry, plugins
 from bench.store import Store
 from bench.victim import freeze, tile_size
 
-SMALL_NET = 1_000_000  # parameters
 THREADS = 1  # of a worker that attacks; more workers, not more threads, use more cores
 
 
@@ -57,9 +57,9 @@ class Place:
         """The images of a data set."""
         return _dataset(self, recipe.name, tuple(sorted(recipe.settings.items())))
 
-    def subject(self, net: str, weights: str, shape: Shape) -> Subject:
+    def subject(self, net: str, weights: str, shape: Shape, precision: Precision = "exact") -> Subject:
         """A net with weights from the store, frozen on the device."""
-        return _subject(self, net, weights, shape)
+        return _subject(self, net, weights, shape, precision)
 
 
 def cores() -> int:
@@ -93,13 +93,17 @@ def _dataset(place: Place, name: str, settings: tuple[tuple[str, object], ...]) 
 
 
 @lru_cache(maxsize=4)
-def _subject(place: Place, net: str, weights: str, shape: Shape) -> Subject:
+def _subject(place: Place, net: str, weights: str, shape: Shape, precision: Precision) -> Subject:
     recipe = place.registry.parse("net", net)
     assert isinstance(recipe.plugin, Net)
     module = build(recipe, shape)
     module.load_state_dict(place.store.get(weights))
     module = freeze(module, place.device)
-    return Subject(module, tile_size(place.device, module), recipe.plugin.random)
+    tile = tile_size(place.device, module)
+    if precision == "exact":
+        return Subject(module, tile, recipe.plugin.random)
+    x = torch.full((tile, shape.channels, shape.size, shape.size), 0.5, device=place.device)
+    return Subject(module, tile, recipe.plugin.random, hasten(module, x))
 
 
 def build(recipe: Recipe, shape: Shape) -> torch.nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,6 +81,11 @@ def plan(exam: Exam, place: Place) -> list[Line]:
             weights = "" if record is None else record.weights[which]
             lines += _attack_lines(exam, place, label, weights, speed)
     return lines
+
+
+def costly(lines: Iterable[Line], seconds: float) -> list[Line]:
+    """The lines that take longer than so many seconds on one worker."""
+    return [line for line in lines if line.seconds > seconds]
 
 
 def _attack_lines(exam: Exam, place: Place, label: str, weights: str, speed: Speed) -> Iterator[Line]:

@@ -113,6 +113,7 @@ class Attack(Plugin, Generic[P]):
     access: Access
     goal: Goal = "in-ball"
     cost: Callable[..., Cost] | None = None  # settings to forwards and backwards of an image that never falls
+    coarse: bool = True  # whether it may search in lower precision: it does not measure how far the boundary is
 
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *args: P.args, **settings: P.kwargs
@@ -258,18 +259,21 @@ def attack(
     paper: str = "",
     version: int = 1,
     cost: Callable[..., Cost] | None = None,
+    coarse: bool = True,
     name: str = "",
 ) -> Callable[[_AttackFunction[P]], Attack[P]]:
     """Make a function an attack.
 
-    norms: the balls it can search.  access: what it may ask the model (enforced).  cost: its settings to the
-    forwards and backwards spent on an image that never falls.  version: raise it when its answers change.
+    norms: the balls it can search.  access: what it may ask the model (enforced).  cost: its settings, and `classes`
+    if it has an argument of that name, to the forwards and backwards spent on an image that never falls.
+    coarse: whether --precision fast may search in lower precision; not where distances to the boundary are measured.
+    version: raise it when its answers change.
     """
 
     def wrap(function: _AttackFunction[P]) -> Attack[P]:
         return Attack(
             name=_name(function, name), function=function, version=version, paper=paper,
-            norms=norms, access=access, goal=goal, cost=cost,
+            norms=norms, access=access, goal=goal, cost=cost, coarse=coarse and goal == "in-ball",
         )  # fmt: skip
 
     return wrap

@@ -74,7 +74,7 @@ class Exam:
         # Clean cells, and those of other plugins without norms, have no threat; those that search it have no eps.
         bounded = str(self.threat if plugin.goal == "in-ball" else self.threat.without_bound)
         threat = bounded if plugin.norms else None
-        precision = self.precision if plugin.norms else "exact"
+        precision = self.precision if plugin.norms and plugin.coarse else "exact"
         return Cell(net, weights, self.dataset.test.hash, condition, threat, attack, self.attack_seed, precision)
 
 

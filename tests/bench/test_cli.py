@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -147,6 +148,15 @@ def test_a_failing_attack_exits_with_its_code_after_publishing(bench: Bench, tmp
     assert done.returncode == 1
     assert "attack gives-nan failed on image 3" in done.stderr
     assert "slow" in (tmp_path / "results/site/index.html").read_text()
+
+
+def test_hours_are_announced_before_they_start(bench: Bench) -> None:
+    """A column of a billion passes an image, from an attack that then does none of them."""
+    words = ("--plugin", str(TINY), "--net", "tiny", "--defense", "untrained", "--columns", "boasts", "-n", "64")
+    done = bench("run", *words)
+    assert done.returncode == 0
+    assert re.search(r"best: boasts: up to .* h on one worker \(.*, 1,000,000,001 forwards an image", done.stderr)
+    assert "one worker" not in bench("run", *words).stderr
 
 
 def test_a_plugin_that_prints_does_not_spoil_the_document(bench: Bench) -> None:

@@ -220,6 +220,21 @@ def test_one_run_of_a_minimum_norm_attack_answers_for_every_eps(place: Place) ->
     assert any("walks" in row["curves"] for s in document["sections"] for row in s["rows"])
 
 
+def test_a_fast_search_is_a_cell_of_its_own_and_shown_as_such(place: Place) -> None:
+    """Clean and distances have nothing to gain by it and are shared; the rest is asked again, and the row says so."""
+    columns = ("slow", "walks")
+    exact = go(place, replace(ASK, columns=columns))
+    fast = go(place, replace(ASK, columns=columns, precision="fast"))
+    assert {r.precision for r in exact.records} == {"exact"}
+    assert {(r.attack.partition("@")[0], r.precision) for r in fast.records} == {("slow", "fast")}
+    assert {r.key for r in fast.records}.isdisjoint(r.key for r in exact.records)
+    there = elsewhere(place, "fast")
+    go(there, replace(ASK, columns=columns, precision="fast"))
+    (here,), (alone,) = table(place.ledger).sections, table(there.ledger).sections
+    assert (here.rows[0].notes, alone.rows[0].notes) == ((), ("fast search: slow",))
+    assert here.rows[0].numbers["walks"] is not None
+
+
 def test_a_column_may_be_about_the_first_images_alone(place: Place) -> None:
     """`first` images are asked; its number is on those, and worst does not wait for the others."""
     go(place, replace(ASK, columns=("slow", "early")))

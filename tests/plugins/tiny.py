@@ -184,3 +184,9 @@ EARLY = Column("early", ("slow(pause=0.01)",), first=30)
 CHANGES = Column("changes", ("slow",), by_norm=(("l2", ("quiet",)),))
 UNION = Column("union", ("slow",))
 MORE = Column("more", ("slow", "idle"))
+
+
+@attack(norms=("linf",), access="scores", cost=lambda: (10**9, 0))
+def boasts(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
+    """Says that it takes hours."""
+    return x
