@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.bpda import Bpda
     from bench.draws import Draws
     from bench.errors import (
         AttackError,
@@ -48,6 +49,7 @@ __all__ = [
     "AttackError",
     "Augment",
     "Batch",
+    "Bpda",
     "Cell",
     "Column",
     "ColumnCard",
@@ -95,6 +97,7 @@ __all__ = [
 _HOMES = {
     word: home
     for home, words in {
+        "bpda": "Bpda",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",

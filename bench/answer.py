@@ -14,6 +14,7 @@ from bench.exam import Cell, Condition, Shape
 from bench.origin import about, source_hash
 from bench.place import THREADS
 from bench.records import Record, Spent
+from bench.surrogates import surrogates
 from bench.threat import ThreatModel
 from bench.victim import be_exact
 
@@ -49,7 +50,7 @@ def answer(place: Place, question: Question) -> Record:
     verdict = judge(
         subject, attack, ThreatModel.of_cell(cell.threat) if cell.threat else None, dataset.test,
         torch.tensor(question.asked), seed=cell.seed, batch=place.batch, device=place.device,
-        corruption=corruption, severity=condition.severity,
+        corruption=corruption, severity=condition.severity, surrogates=surrogates(attack, place, question.shape),
     )  # fmt: skip
     record = Record(
         key=cell.key, net=cell.net, weights=cell.weights, dataset=dataset.name, test=cell.test,

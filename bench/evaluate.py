@@ -14,6 +14,8 @@ from bench.recipe import Attack, Corruption, Recipe
 from bench.victim import Victim, be_exact
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
     from bench.exam import Part
@@ -52,6 +54,7 @@ class Verdict:
 def judge(
     subject: Subject, attack: Recipe, threat: ThreatModel | None, part: Part, asked: Tensor, *,
     seed: int, batch: int, device: torch.device, corruption: Recipe | None = None, severity: int = 0,
+    surrogates: Mapping[str, Subject] | None = None,
 ) -> Verdict:  # fmt: skip
     """Attack the images at the places `asked` (n,), `batch` at a time, and decide on each.
 
@@ -63,7 +66,7 @@ def judge(
         now = asked[:batch]
         try:
             x, y = images(part, now, device, corruption, severity)
-            verdicts.append(_judge_batch(subject, attack, threat, x, y, now, seed))
+            verdicts.append(_judge_batch(subject, attack, threat, x, y, now, seed, surrogates or {}))
         except torch.OutOfMemoryError:
             if batch <= subject.tile:
                 raise
@@ -88,8 +91,9 @@ def images(
 
 
 def _judge_batch(
-    subject: Subject, attack: Recipe, threat: ThreatModel | None, x: Tensor, y: Tensor, asked: Tensor, seed: int
-) -> Verdict:
+    subject: Subject, attack: Recipe, threat: ThreatModel | None, x: Tensor, y: Tensor, asked: Tensor, seed: int,
+    surrogates: Mapping[str, Subject],
+) -> Verdict:  # fmt: skip
     threads = torch.get_num_threads()
     assert isinstance(attack.plugin, Attack)
     victim = Victim(
@@ -97,7 +101,13 @@ def _judge_batch(
         search=subject.search, truth=y.cpu(),
     )  # fmt: skip
     draws = Draws(seed, asked.to(x.device, copy=True), attack.name)
-    x_adv = _attacked(attack, victim, x, y, threat, draws, asked)
+    others = {
+        name: Victim(other.module, tile=other.tile, access="gradients", images=len(x), meter=victim.meter)
+        for name, other in surrogates.items()
+    }
+    if subject.random:
+        torch.manual_seed(int(draws[:1].at("model").bits(1)))
+    x_adv = _attacked(attack, victim, x, y, threat, draws, asked, others)
     distance = check(str(attack), x_adv, x, threat, asked)
     be_exact(threads)  # whatever the attack left behind
     x_adv = x_adv.detach().clamp(0, 1)
@@ -119,11 +129,12 @@ def _judge_batch(
 
 
 def _attacked(
-    attack: Recipe, victim: Victim, x: Tensor, y: Tensor, threat: ThreatModel | None, draws: Draws, asked: Tensor
-) -> Tensor:
+    attack: Recipe, victim: Victim, x: Tensor, y: Tensor, threat: ThreatModel | None, draws: Draws, asked: Tensor,
+    others: Mapping[str, Victim],
+) -> Tensor:  # fmt: skip
     """The attack's images; an exception of its own names the attack and one image that raises it."""
     # A clean cell has no threat, and the attack that it runs has no use for one.
-    settings = attack.settings
+    settings = {**attack.settings, **others}
     try:
         with torch.enable_grad():
             attacked: Tensor = attack.plugin.function(victim, x.clone(), y.clone(), threat, draws, **settings)
@@ -133,8 +144,8 @@ def _attacked(
         place = int(asked[0]) if len(x) == 1 else None
         if place is None:  # halve to find an image that raises; verdicts do not depend on the batch, nor do errors
             for half in (slice(None, len(x) // 2), slice(len(x) // 2, None)):
-                fresh = victim[half]
-                _attacked(attack, fresh, x[half], y[half], threat, draws[half], asked[half])
+                fresh = {name: other[half] for name, other in others.items()}
+                _attacked(attack, victim[half], x[half], y[half], threat, draws[half], asked[half], fresh)
         said = str(error) if isinstance(error, RampartError) else repr(error)
         named = f"image {place}" if place is not None else f"images {int(asked.min())} to {int(asked.max())} together"
         raise AttackError(f"attack {attack} failed on {named}: {said}; no record was written") from error

@@ -113,6 +113,7 @@ class Attack(Plugin, Generic[P]):
     access: Access
     goal: Goal = "in-ball"
     cost: Callable[..., Cost] | None = None  # settings to forwards and backwards of an image that never falls
+    surrogates: tuple[str, ...] = ()  # settings that name the weights of models, which the function is given
     coarse: bool = True  # whether it may search in lower precision: it does not measure how far the boundary is
 
     def __call__(
@@ -259,6 +260,7 @@ def attack(
     paper: str = "",
     version: int = 1,
     cost: Callable[..., Cost] | None = None,
+    surrogates: tuple[str, ...] = (),
     coarse: bool = True,
     name: str = "",
 ) -> Callable[[_AttackFunction[P]], Attack[P]]:
@@ -267,6 +269,7 @@ def attack(
     norms: the balls it can search.  access: what it may ask the model (enforced).  cost: its settings, and `classes`
     if it has an argument of that name, to the forwards and backwards spent on an image that never falls.
     coarse: whether --precision fast may search in lower precision; not where distances to the boundary are measured.
+    surrogates: settings that name weights in the ledger; the function is given their model, with gradients.
     version: raise it when its answers change.
     """
 
@@ -274,6 +277,7 @@ def attack(
         return Attack(
             name=_name(function, name), function=function, version=version, paper=paper,
             norms=norms, access=access, goal=goal, cost=cost, coarse=coarse and goal == "in-ball",
+            surrogates=surrogates,
         )  # fmt: skip
 
     return wrap

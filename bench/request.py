@@ -11,6 +11,7 @@ from bench.obtain import Lesson
 from bench.outcomes import Outcome
 from bench.recipe import Attack, DatasetLoader, Defense, Recipe
 from bench.registry import Registry
+from bench.surrogates import pinned
 from bench.threat import ThreatModel
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def resolve(request: Request, place: Place) -> Exam:
     left_out: tuple[str, ...] = ()
     if not request.columns:
         suite, left_out = _fitting(suite, registry, threat)
-    columns, attacks, questions = _columns(suite, registry, threat)
+    columns, attacks, questions = _columns(suite, place, threat)
     net = registry.parse("net", request.net or loader.net)
     defenses = [_defense(text, registry, recipe.name, net) for text in request.defenses]
     dataset = place.dataset(recipe)
@@ -134,9 +135,10 @@ def _fitting(suite: Suite, registry: Registry, threat: ThreatModel) -> tuple[Sui
 
 
 def _columns(
-    suite: Suite, registry: Registry, threat: ThreatModel
+    suite: Suite, place: Place, threat: ThreatModel
 ) -> tuple[dict[str, Column], dict[str, Recipe], tuple[tuple[str, str], ...]]:
     """The suite's columns with full attack keys, the attacks, and the questions; `clean` first where it is needed."""
+    registry = place.registry
     columns: dict[str, Column] = {}
     attacks: dict[str, Recipe] = {}
     questions: list[tuple[str, str]] = []
@@ -145,7 +147,7 @@ def _columns(
         if any(c.strict for c in found):
             found = [registry.column(CLEAN), *(c for c in found if c.name != CLEAN)]
         for column in found:
-            recipes = [registry.parse("attack", text) for text in column.under(threat.norm)]
+            recipes = [pinned(registry.parse("attack", text), place) for text in column.under(threat.norm)]
             for recipe in recipes:
                 _can(recipe, threat, column.name)
             attacks |= {r.key: r for r in recipes}

@@ -168,6 +168,11 @@ class Victim:
                 grads.append(torch.stack(one, 1))
         return self._confirmed(x, torch.cat(logits)), torch.cat(grads)
 
+    @property
+    def meter(self) -> Meter:
+        """What counts its passes."""
+        return self._meter
+
     def passes(self) -> tuple[Tensor, Tensor]:
         """Forwards (n,) and backwards (n,) so far."""
         return self._meter.read()
