@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Bpda(nn.Module):
@@ -30,8 +33,8 @@ class Bpda(nn.Module):
         if soft.shape != answer.shape:
             what = "the layer changes the shape: give it" if self.stand_in is None else "it needs"
             raise ValueError(f"{what} a stand-in of {tuple(answer.shape)}, not {tuple(soft.shape)}")
-        through: Tensor = _Through.apply(soft, answer)
-        return through
+        through: Callable[..., Tensor] = _Through.apply
+        return through(soft, answer)
 
 
 class _Through(torch.autograd.Function):
