@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attacks.apgd_l1 import climb_l1
+from attacks.eot import averaged
 from attacks.losses import cross_entropy, dlr, misread, rivals, targeted_dlr
 from attacks.pgd import Loss, over_restarts, select, steepest
 from bench import Draws, Model, ThreatModel, attack
@@ -17,21 +18,31 @@ INERTIA = 0.75  # the share of a move that is new; the rest repeats the move bef
 RISING = 0.75  # the share of a window's iterates that must rise for the step to stay
 
 
-def _cost(steps: int, restarts: int) -> tuple[int, int]:
+def _cost(steps: int, restarts: int, eot: int = 1) -> tuple[int, int]:
     """The judge asks about the last image of all; between restarts the attack itself must."""
-    return restarts * steps + restarts - 1, restarts * steps
+    return restarts * steps * eot + restarts - 1, restarts * steps * eot
 
 
 @attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
 def apgd_ce(
-    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, restarts: int = 1
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    eot: int = 1,
 ) -> Tensor:
     """Auto-PGD on the cross-entropy.
 
     arXiv:2003.01690.  Access: gradients.  Linf, L2 and L1.  ANY: an image stops at its first misread iterate, the
     start included, and is searched again from another start only while it stands.
-    Cost: restarts * steps + restarts - 1 forwards and restarts * steps backwards.  The authors' code spends one pass
-    more a start: it differentiates at the last iterate too, of which only the class matters, and the judge asks that.
+    eot: each gradient is the mean of so many fresh passes, for models that draw random numbers; loss and class of an
+    iterate are those of the last pass, as in AutoAttack's version `rand` (20 passes).
+    Cost: restarts * steps * eot + restarts - 1 forwards and restarts * steps * eot backwards.  The authors' code asks
+    once more a start: it differentiates at the last iterate too, of which only the class matters, which the judge asks.
     The step is halved where at most 75 % of a window's iterates rose (the code's rule; the paper has fewer than), and
     the momentum then keeps the move before.  The first iterate is compared with the start, not with zero as there.
     L1 (arXiv:2103.01208, the form that AutoAttack runs): 30, 30 and 40 % of the passes in the balls of 3, 2 and 1 eps,
@@ -39,19 +50,27 @@ def apgd_ce(
     the largest gradients, fewer as the best image gets sparser, without momentum, and is projected exactly.  The
     code asks about the last iterates of the larger balls too; here the cost is that of the other norms.
     """
-    return apgd(model, x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
+    return apgd(averaged(model, eot), x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
 
 
 @attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
 def apgd_dlr(
-    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, restarts: int = 1
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    eot: int = 1,
 ) -> Tensor:
     """Auto-PGD on the difference-of-logits ratio, which does not see the scale of the logits.
 
     arXiv:2003.01690.  Access, norms, ANY, settings and cost as `apgd-ce`.  From 3 classes on: the ratio's divisor is
     the gap between the first and the third logit, so with 2 classes it is an error.
     """
-    return apgd(model, x, y, threat, draws, dlr, steps=steps, restarts=restarts)
+    return apgd(averaged(model, eot), x, y, threat, draws, dlr, steps=steps, restarts=restarts)
 
 
 def _cost_t(steps: int, targets: int) -> tuple[int, int]:
