@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium bench clean
+.PHONY: help quickstart test chromium bench conformance clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -37,6 +37,9 @@ chromium:  ## Install the browser that reads the board in tests, if there is non
 
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
+
+conformance: $(VENV)/.installed-dev  ## Compare AutoAttack with its reference on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
+	@$(BIN)/python -m tests.conformance.compare
 
 clean:  ## Remove what make and the tools made; records in results/ stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attacks.apgd_l1 import climb_l1
+from attacks.eot import averaged
 from attacks.losses import cross_entropy, dlr, misread, rivals, targeted_dlr
 from attacks.pgd import Loss, over_restarts, select, steepest
 from bench import Draws, Model, ThreatModel, attack
@@ -16,37 +18,59 @@ INERTIA = 0.75  # the share of a move that is new; the rest repeats the move bef
 RISING = 0.75  # the share of a window's iterates that must rise for the step to stay
 
 
-def _cost(steps: int, restarts: int) -> tuple[int, int]:
+def _cost(steps: int, restarts: int, eot: int = 1) -> tuple[int, int]:
     """The judge asks about the last image of all; between restarts the attack itself must."""
-    return restarts * steps + restarts - 1, restarts * steps
+    return restarts * steps * eot + restarts - 1, restarts * steps * eot
 
 
-@attack(norms=("linf", "l2"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
+@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
 def apgd_ce(
-    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, restarts: int = 1
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    eot: int = 1,
 ) -> Tensor:
     """Auto-PGD on the cross-entropy.
 
-    arXiv:2003.01690.  Access: gradients.  Linf and L2.  ANY: an image stops at its first misread iterate, the start
-    included, and is searched again from another start only while it stands.
-    Cost: restarts * steps + restarts - 1 forwards and restarts * steps backwards.  The authors' code spends one pass
-    more a start: it differentiates at the last iterate too, of which only the class matters, and the judge asks that.
+    arXiv:2003.01690.  Access: gradients.  Linf, L2 and L1.  ANY: an image stops at its first misread iterate, the
+    start included, and is searched again from another start only while it stands.
+    eot: each gradient is the mean of so many fresh passes, for models that draw random numbers; loss and class of an
+    iterate are those of the last pass, as in AutoAttack's version `rand` (20 passes).
+    Cost: restarts * steps * eot + restarts - 1 forwards and restarts * steps * eot backwards.  The authors' code asks
+    once more a start: it differentiates at the last iterate too, of which only the class matters, which the judge asks.
     The step is halved where at most 75 % of a window's iterates rose (the code's rule; the paper has fewer than), and
     the momentum then keeps the move before.  The first iterate is compared with the start, not with zero as there.
+    L1 (arXiv:2103.01208, the form that AutoAttack runs): 30, 30 and 40 % of the passes in the balls of 3, 2 and 1 eps,
+    each from the best image of the one before, and only the last ball's iterates count; a step moves the values with
+    the largest gradients, fewer as the best image gets sparser, without momentum, and is projected exactly.  The
+    code asks about the last iterates of the larger balls too; here the cost is that of the other norms.
     """
-    return apgd(model, x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
+    return apgd(averaged(model, eot), x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
 
 
-@attack(norms=("linf", "l2"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
+@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
 def apgd_dlr(
-    model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, restarts: int = 1
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    *,
+    steps: int = 100,
+    restarts: int = 1,
+    eot: int = 1,
 ) -> Tensor:
     """Auto-PGD on the difference-of-logits ratio, which does not see the scale of the logits.
 
     arXiv:2003.01690.  Access, norms, ANY, settings and cost as `apgd-ce`.  From 3 classes on: the ratio's divisor is
     the gap between the first and the third logit, so with 2 classes it is an error.
     """
-    return apgd(model, x, y, threat, draws, dlr, steps=steps, restarts=restarts)
+    return apgd(averaged(model, eot), x, y, threat, draws, dlr, steps=steps, restarts=restarts)
 
 
 def _cost_t(steps: int, targets: int) -> tuple[int, int]:
@@ -55,15 +79,15 @@ def _cost_t(steps: int, targets: int) -> tuple[int, int]:
     return 1 + forwards, backwards
 
 
-@attack(norms=("linf", "l2"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost_t)
+@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost_t)
 def apgd_t(
     model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, targets: int = 9
 ) -> Tensor:
     """Auto-PGD on the targeted difference-of-logits ratio, towards one class after the other.
 
-    arXiv:2003.01690.  Access: gradients.  Linf and L2.  The targets are the classes with the largest logits on the
-    clean image beside the true one, best first; with K classes there are at most K - 1.  With 2 or 3 classes the ratio
-    has no divisor, and the plain margin to the target is climbed instead.
+    arXiv:2003.01690.  Access and norms as `apgd-ce`.  The targets are the classes with the largest logits on the clean
+    image beside the true one, best first; with K classes there are at most K - 1.  With 2 or 3 classes the ratio has
+    no divisor, and the plain margin to the target is climbed instead.
     ANY: an image is done at its first misread iterate, whatever class it is taken for, and pays for no other target;
     every target begins at a random start of its own.
     Cost: targets * (steps + 1) forwards, of which one ranks the targets, and targets * steps backwards.
@@ -134,6 +158,8 @@ def climb_once(
     model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, loss: Loss, steps: int
 ) -> tuple[Tensor, Tensor]:
     """One climb from one start: its images, and the places of those that no iterate but perhaps the last has felled."""
+    if threat.norm == "l1":
+        return climb_l1(model, x, y, threat, draws, loss, steps)
     found = x.clone()
     climb = _begin(model, x, y, start_at_edge(x, threat, draws.at("start")), 2 * float(threat.eps))
     windows = dict(checks(steps))

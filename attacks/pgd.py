@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from attacks.eot import averaged
 from attacks.losses import cross_entropy, margin, misread
 from bench import Draws, Model, ThreatModel, attack
 
@@ -22,9 +23,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Search = Callable[[Model, Tensor, Tensor, Draws], tuple[Tensor, Tensor]]
 
 
-def _cost(steps: int, restarts: int, **_: object) -> tuple[int, int]:
+def _cost(steps: int, restarts: int, eot: int, **_: object) -> tuple[int, int]:
     """The judge asks about the last image of all; between restarts the attack itself must."""
-    return restarts * steps + restarts - 1, restarts * steps
+    return restarts * steps * eot + restarts - 1, restarts * steps * eot
 
 
 @attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1706.06083", version=1, cost=_cost)
@@ -40,6 +41,7 @@ def pgd(
     restarts: int = 1,
     keep: Literal["last", "any"] = "last",
     start: Literal["uniform", "none"] = "uniform",
+    eot: int = 1,
 ) -> Tensor:
     """Steps of size step * eps up the cross-entropy, each projected into the ball and [0, 1].
 
@@ -49,11 +51,14 @@ def pgd(
     stops at its first misread iterate, the start included.
     start="uniform": uniform in the ball and clipped to [0, 1] before the first forward (some papers' code does not
     clip, and asks about images outside the box); every restart starts afresh around x.
-    Cost: restarts * steps + restarts - 1 forwards and restarts * steps backwards.
+    eot: each gradient is the mean of so many fresh passes (for models that draw random numbers); the last one's logits
+    say whether an iterate is misread.
+    Cost: restarts * steps * eot + restarts - 1 forwards and restarts * steps * eot backwards.
     """
     return ascend(
-        model, x, y, threat, draws, cross_entropy, steps=steps, step=step, restarts=restarts, keep=keep, start=start
-    )
+        averaged(model, eot), x, y, threat, draws, cross_entropy,
+        steps=steps, step=step, restarts=restarts, keep=keep, start=start,
+    )  # fmt: skip
 
 
 @attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1608.04644", version=1, cost=_cost)
@@ -69,6 +74,7 @@ def cw(
     restarts: int = 1,
     keep: Literal["last", "any"] = "last",
     start: Literal["uniform", "none"] = "uniform",
+    eot: int = 1,
 ) -> Tensor:
     """PGD on the margin of Carlini and Wagner: the loop of `pgd`, up max_{j != y} z_j - z_y.
 
@@ -77,7 +83,10 @@ def cw(
     are the same and no constant is to be tuned.  The best other class is found among all others, also where every
     logit is negative.
     """
-    return ascend(model, x, y, threat, draws, margin, steps=steps, step=step, restarts=restarts, keep=keep, start=start)
+    return ascend(
+        averaged(model, eot), x, y, threat, draws, margin,
+        steps=steps, step=step, restarts=restarts, keep=keep, start=start,
+    )  # fmt: skip
 
 
 def ascend(

@@ -94,7 +94,7 @@ def test_the_losses_are_those_of_a_plain_reading_of_the_algorithm(lab, image):
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
-@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5", "l1:2"])
 def test_the_passes_are_those_of_the_formula(lab, restarts, threat):
     """On a model that never falls and has no gradient."""
     x, y = torch.zeros(5, 1, 4, 4, dtype=torch.uint8) + 99, torch.zeros(5)
@@ -137,7 +137,7 @@ def test_other_losses_and_more_labels_climb_the_same_way(lab, loss):
     assert torch.equal(run(y, loss), run(pairs, lambda z, pair: loss(z, pair[:, 0])))
 
 
-@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5", "l1:2"])
 @pytest.mark.parametrize(("classes", "targets"), [(10, 9), (10, 3), (3, 2), (2, 1)])
 def test_targets_cost_what_the_formula_says(lab, threat, classes, targets):
     """One forward ranks them; with K classes there are at most K - 1, and asking for more costs no more."""
@@ -174,15 +174,15 @@ def test_a_fallen_image_pays_for_no_other_target(lab):
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10, 200])
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_any_number_of_classes_has_targets(lab, classes, norm):
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1), ("l1", 8)])
+def test_any_number_of_classes_has_targets(lab, classes, norm, eps):
     """Most images fall in a ball that is large enough."""
     net = lab.small_net(classes=classes)
     torch.manual_seed(0)
     x = torch.rand(8, 3, 8, 8)
     net[-1].bias -= net(x).mean(0)
     y = net(x).argmax(1)
-    found, _ = lab.call(apgd_t, net, x, y, f"{norm}:{0.1 if norm == 'linf' else 1}", steps=10, targets=2)
+    found, _ = lab.call(apgd_t, net, x, y, f"{norm}:{eps}", steps=10, targets=2)
     assert (net(found).argmax(1) != y).float().mean() >= 0.75
 
 

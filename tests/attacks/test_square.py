@@ -4,7 +4,7 @@ import torch
 from attacks.square import _bump_at, bump, side, square
 from bench import ThreatModel
 
-LINF, L2 = ThreatModel.parse("linf:8/255"), ThreatModel.parse("l2:0.5")
+LINF, L2, L1 = (ThreatModel.parse(text) for text in ("linf:8/255", "l2:0.5", "l1:12"))
 
 
 def changes(threat, size, queries, rescale=0):
@@ -27,14 +27,15 @@ def test_the_sides_are_those_of_the_published_schedule():
     assert changes(LINF, 32, 5000, 5000) == dict(zip(squeezed, [29, 20, 14, 10, 7, 5, 4, 3, 2, 1], strict=True))
 
 
-def test_l2_windows_are_odd_and_at_least_three():
+@pytest.mark.parametrize("threat", [L2, L1])
+def test_l2_and_l1_windows_are_odd_and_at_least_three(threat):
     """Unless the image is smaller."""
-    assert set(changes(L2, 32, 10000).values()) == {29, 21, 15, 11, 7, 5, 3}
-    assert side(0, torch.zeros(1, 1, 1, 1), L2, 0.8) == 1
-    assert side(9999, torch.zeros(1, 1, 8, 8), L2, 0.8) == 3
+    assert set(changes(threat, 32, 10000).values()) == {29, 21, 15, 11, 7, 5, 3}
+    assert side(0, torch.zeros(1, 1, 1, 1), threat, 0.8) == 1
+    assert side(9999, torch.zeros(1, 1, 8, 8), threat, 0.8) == 3
 
 
-@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5"])
+@pytest.mark.parametrize("threat", ["linf:0.1", "l2:0.5", "l1:1"])
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 8, 8), (1, 1, 1), (2, 3, 3), (1, 6, 9)])
 def test_small_and_gray_images_have_valid_windows(lab, threat, shape):
     """The judge checks ball and box; a model that never falls is asked 1 + queries times."""
@@ -91,19 +92,21 @@ def test_every_image_draws_its_own_windows(lab):
     assert not torch.equal(found[0], found[1])
 
 
+@pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("length", [1, 2, 3, 5, 12, 29])
-def test_a_bump_has_two_lobes_and_size_one(length):
+def test_a_bump_has_two_lobes_and_size_one(length, norm):
     """The upper lobe is positive, the lower negative."""
-    drawn = bump(length)
-    assert drawn.square().sum().item() == pytest.approx(1)
+    drawn = bump(length, norm)
+    assert drawn.double().norm(int(norm[1])).item() == pytest.approx(1)
     assert (drawn[: length // 2] > 0).all()
     assert (drawn[length // 2 :] < 0).all()
 
 
-def test_a_bump_of_five_by_hand():
+@pytest.mark.parametrize(("norm", "four", "nine"), [("l2", 4, 9), ("l1", 16, 81)])
+def test_a_bump_of_five_by_hand(norm, four, nine):
     """The lower lobe of 3 x 5 pixels, before it is scaled: 1 + 1/4 + 1/9 in the middle, then 1/4 + 1/9, then 1/9."""
-    lower = -bump(5)[2:]
-    inner, ring, rim = 1 + 1 / 4 + 1 / 9, 1 / 4 + 1 / 9, 1 / 9
+    lower = -bump(5, norm)[2:]
+    inner, ring, rim = 1 + 1 / four + 1 / nine, 1 / four + 1 / nine, 1 / nine
     expected = torch.tensor([[rim, ring, ring, ring, rim], [rim, ring, inner, ring, rim], [rim, ring, ring, ring, rim]])
     assert torch.allclose(lower / lower[1, 2], expected / inner)
 
@@ -111,7 +114,7 @@ def test_a_bump_of_five_by_hand():
 def test_a_bump_lies_in_its_window():
     """At its corner, turned or not, with zeros around it."""
     x = torch.zeros(2, 1, 7, 7)
-    drawn = _bump_at(torch.tensor([[1, 2], [3, 0]]), torch.tensor([-1.0, 1.0]), 3, x)
-    assert torch.equal(drawn[0, 0, 1:4, 2:5], bump(3))
-    assert torch.equal(drawn[1, 0, 3:6, 0:3], bump(3).T)
+    drawn = _bump_at(torch.tensor([[1, 2], [3, 0]]), torch.tensor([-1.0, 1.0]), 3, x, "l2")
+    assert torch.equal(drawn[0, 0, 1:4, 2:5], bump(3, "l2"))
+    assert torch.equal(drawn[1, 0, 3:6, 0:3], bump(3, "l2").T)
     assert drawn.abs().gt(0).sum((1, 2, 3)).tolist() == [9, 9]
