@@ -57,7 +57,7 @@ def fmn(
     """
     found, rows = x.clone(), torch.arange(len(x), device=x.device)
     now, best = x, torch.full((len(x),), torch.inf, dtype=torch.double, device=x.device)
-    radius = torch.where(best > 0, 1.0 if threat.norm == "l0" else torch.inf, best)
+    radius = torch.full_like(best, 1.0 if threat.norm == "l0" else torch.inf)
     for turn in range(steps):
         logits, value, grad = model.gradient(now, y, margin)
         fell, grad = misread(logits, y), grad.nan_to_num()
