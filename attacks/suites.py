@@ -8,6 +8,7 @@ PGD_20 = Column("pgd-20", ("pgd(steps=20, step=0.25)",))
 PGD_100 = Column("pgd-100", ("pgd(steps=100, step=0.125)",))
 CW = Column("cw", ("cw(steps=20, step=0.25)",))
 MMA = Column("mma", ("mma(steps=20, step=0.25)",), strict=False)  # MMA (PART), on all images as its code scores it
+FMN_100 = Column("fmn-100", ("fmn(steps=100)",))
 SQUARE_5000 = Column("square-5000", ("square(queries=5000)",))
 AA = Column("aa", ("apgd-ce", "apgd-t", "fab-t", "square(queries=5000)"))
 # AutoAttack's other published forms.

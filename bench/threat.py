@@ -92,25 +92,29 @@ class ThreatModel:
             case "l0":
                 return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
 
-    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Bring images back into the ball and into [0, 1].
+    def project(self, x_adv: Tensor, x: Tensor, radius: Tensor | None = None) -> Tensor:
+        """Bring images back into the ball and into [0, 1]; a radius (N,) stands in for eps, each image with its own.
 
         Linf, L1 and L0 give the nearest such image.  L2 scales to the ball and then clips, as the field's code
         does: always feasible, and the nearest where the box does not bind.
         """
+        import torch
+
+        if radius is None:
+            radius = torch.full((len(x),), float(self.eps), dtype=torch.double, device=x.device)
         match self.norm:
             case "linf":
-                eps = float(self.eps)
-                return x_adv.clamp(x - eps, x + eps).clamp(0, 1)
+                most = _column(radius.to(x.dtype))
+                return x_adv.clamp(x - most, x + most).clamp(0, 1)
             case "l2":
                 delta = x_adv - x
                 # The divisor is kept from zero; a zero perturbation is then left as it is.
-                shrink = (float(self.eps) / self.size(delta).clamp_min(1e-12)).clamp_max(1)
+                shrink = (radius.to(x.dtype) / self.size(delta).clamp_min(1e-12)).clamp_max(1)
                 return (x + delta * _column(shrink)).clamp(0, 1)
             case "l1":
-                return _project_l1(x_adv, x, float(self.eps))
+                return _project_l1(x_adv, x, radius.double())
             case "l0":
-                return _project_l0(x_adv, x, int(self.eps))
+                return _project_l0(x_adv, x, radius)
 
     def random(self, x: Tensor, draws: Draws) -> Tensor:
         """A random image of the ball, clipped to [0, 1].
@@ -183,8 +187,8 @@ def _column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-def _project_l1(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """The nearest image with L1 size at most eps, in [0, 1]: |delta| shrinks by one threshold, capped by the box.
+def _project_l1(x_adv: Tensor, x: Tensor, eps: Tensor) -> Tensor:
+    """The nearest image with L1 size at most eps (N,), in [0, 1]: |delta| shrinks by one threshold, capped by the box.
 
     sum_i min(max(|d_i| - t, 0), cap_i) falls piecewise linearly in t, so the root lies between two breakpoints,
     which bisection over the sorted breakpoints finds exactly (Croce and Hein, 2021, "Mind the box").
@@ -217,10 +221,10 @@ def _project_l1(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return near.view_as(x).clamp(0, 1)
 
 
-def _project_l0(x_adv: Tensor, x: Tensor, pixels: int) -> Tensor:
-    """The nearest image in [0, 1] that differs from x in at most so many pixels."""
+def _project_l0(x_adv: Tensor, x: Tensor, pixels: Tensor) -> Tensor:
+    """The nearest image in [0, 1] that differs from x in at most so many pixels (N,)."""
     inside = x_adv.clamp(0, 1)
     # Keeping a pixel saves its whole distance, less what clipping it to the box costs anyway.
     gain = ((x_adv - x).square() - (x_adv - inside).square()).sum(1).flatten(1)
     rank = gain.argsort(dim=1, descending=True, stable=True).argsort(1)
-    return inside.where((rank < pixels).view(len(x), 1, *x.shape[2:]), x)
+    return inside.where((rank < pixels[:, None]).view(len(x), 1, *x.shape[2:]), x)

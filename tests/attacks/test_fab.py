@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from attacks.fab import _Settings, fab, fab_t, nearest_misread, onto_plane
+from attacks.fab import _Settings, fab, fab_min, fab_t, nearest_misread, onto_plane
 from bench import Draws, ThreatModel
 from bench.victim import Victim
 
@@ -185,3 +185,23 @@ def test_other_restarts_start_elsewhere_and_cost_only_those_that_stand(lab):
     assert len(seen) == 5
     assert torch.equal(seen[1], x)
     assert (seen[3] - x).abs().max().item() == pytest.approx(0.0005, rel=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("targets", [0, 2])
+def test_the_reference_finds_the_same_distances(lab, norm, targets):
+    """pyautoattack's FAB in a ball that holds everything; its later targets skip what an earlier one felled."""
+    from pyautoattack.fab_pt import FABAttack_PT
+
+    net = lab.small_net(size=6)
+    torch.manual_seed(0)
+    x = torch.rand(40, 3, 6, 6)
+    net[-1].bias -= net(x).mean(0)
+    y = net(x).argmax(1)
+    _, ours = lab.nearest(fab_min, net, x, y, norm, steps=30, targets=targets)
+    settings = {"targeted": targets > 0, "n_target_classes": 2, "n_iter": 30, "device": "cpu"}
+    found = FABAttack_PT(net, norm=norm.capitalize(), eps=1e3, **settings).perturb(x, y)
+    theirs = ThreatModel.of_cell(norm).size(found.double() - x.double())
+    assert (theirs > 0).all()
+    assert (ours <= theirs * 1.001).all()
+    assert (ours >= theirs * 0.999).float().mean() >= (0.85 if targets else 1)

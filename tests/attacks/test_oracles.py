@@ -6,8 +6,12 @@ from torch import nn
 
 from attacks.apgd import apgd_ce, apgd_dlr, apgd_t
 from attacks.clean import clean
-from attacks.fab import fab, fab_t
+from attacks.cw_l2 import cw_l2
+from attacks.ddn import ddn
+from attacks.deepfool import deepfool
+from attacks.fab import fab, fab_min, fab_t
 from attacks.fgsm import fgsm
+from attacks.fmn import fmn
 from attacks.md import md, mdmt
 from attacks.mim import mim
 from attacks.mm import mm3, mm9, mm_plus, mma
@@ -41,8 +45,32 @@ SETTINGS = {
     nes: {"queries": 200},
     signhunter: {"queries": 60},
     noise: {"tries": 20},
+    fmn: {"steps": 30},
+    deepfool: {"steps": 10},
+    ddn: {"steps": 30, "start": 0.1},
+    cw_l2: {"rounds": 5, "steps": 40, "weight": 0.1},
+    fab_min: {"steps": 10},
 }
-SCALELESS = {cw, apgd_dlr, apgd_t, fab, fab_t, square, md, mdmt, mm3, mm9, mm_plus, mma, nes, signhunter, noise}
+SCALELESS = {
+    cw,
+    apgd_dlr,
+    apgd_t,
+    fab,
+    fab_t,
+    square,
+    md,
+    mdmt,
+    mm3,
+    mm9,
+    mm_plus,
+    mma,
+    nes,
+    signhunter,
+    noise,
+    fmn,
+    deepfool,
+    fab_min,
+}
 STOPPING = {
     apgd_ce,
     apgd_dlr,
@@ -58,6 +86,11 @@ STOPPING = {
     nes,
     signhunter,
     noise,
+    fmn,
+    deepfool,
+    ddn,
+    cw_l2,
+    fab_min,
 }  # at their first misread question
 ATTACKS = [(a, s, n) for a, s in SETTINGS.items() for n in a.norms]
 NAMES = [f"{a.name}-{n}" for a, _, n in ATTACKS]
@@ -106,28 +139,6 @@ def test_the_oracle_is_exact(lab, linear, norm):
         assert verdict.fell.all(), (i, verdict.margin)
 
 
-def at_distance(weight, x, y, target, norm):
-    """Move each image (n, d) away from all other classes, until its distance to them (no box) is `target`."""
-    w = weight[None] - weight[y][:, None]
-    size = w.abs().sum(2) if norm == "linf" else w.square().sum(2).sqrt()
-    mine = nn.functional.one_hot(y, len(weight)).bool()
-
-    def away(moved):
-        gap = -(w * moved[:, None]).sum(2)
-        return (gap / size).masked_fill(mine, torch.inf).amin(1)
-
-    direction = (weight[y] - weight.mean(0)).sign()
-    low, high = torch.full((len(x),), -0.3), torch.full((len(x),), 0.3)
-    low, high = low.double(), high.double()
-    for _ in range(60):
-        middle = (low + high) / 2
-        short = away(x + middle[:, None] * direction) < target
-        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    moved = x + high[:, None] * direction
-    assert torch.allclose(away(moved), torch.full_like(low, target))
-    return moved.float().view(-1, 3, 32, 32)
-
-
 def shares(lab, classes, norm, target, runs, images=32):
     """The share that falls of images at the same distance, for each (attack, factor, settings)."""
     torch.set_num_threads(1)  # passes this small only wait for a second thread
@@ -135,7 +146,7 @@ def shares(lab, classes, norm, target, runs, images=32):
     weight = torch.randn(classes, 3072).double() / 3072**0.5
     x = 0.4 + 0.2 * torch.rand(images, 3072).double()
     y = torch.arange(images) % classes
-    x = at_distance(weight, x, y, target, norm)
+    x = lab.at_distance(weight, x, y, target, norm)
     net = lab.Linear(weight)
     found = []
     for method, factor, settings in runs:
@@ -241,12 +252,14 @@ def test_shift_and_order_of_the_logits_do_not_matter(lab, method, settings, norm
         def forward(self, x):
             return net(x)[:, order] + 8
 
-    eps = {"linf": 0.01, "l2": 0.1, "l1": 1}[norm] * (10 if method is noise else 1)
+    eps = {"linf": 0.01, "l2": 0.1, "l1": 1, "l0": 1}[norm] * (10 if method is noise else 1)
     plain = lab.asked(method, net, x, y, f"{norm}:{eps}", **settings)
     changed = lab.asked(method, Changed(), x, order.argsort()[y], f"{norm}:{eps}", **settings)
     assert 0 < plain.fell.sum() < 30
     assert torch.equal(plain.fell, changed.fell)
-    assert torch.allclose(plain.margin, changed.margin, atol=1e-2)
+    # What a minimum-norm attack finds further away, FAB in L1 above all, may hover at the boundary by rounding alone.
+    told = plain.fell if method.goal == "minimum-norm" else slice(None)
+    assert torch.allclose(plain.margin[told], changed.margin[told], atol=1e-2)
 
 
 @pytest.mark.parametrize(("method", "settings", "norm"), [a for a in ATTACKS if a[0] in SCALELESS], ids=SCALELESS_NAMES)
@@ -261,8 +274,9 @@ def test_margins_do_not_see_the_scale_of_the_logits(lab, method, settings, norm,
         def forward(self, x):
             return net(x) * scale
 
-    plain, _ = lab.call(method, net, x, y, f"{norm}:0.1", **settings)
-    scaled, _ = lab.call(method, Scaled(), x, y, f"{norm}:0.1", **settings)
+    threat = f"{norm}:0.1" if method.goal == "in-ball" else norm
+    plain, _ = lab.call(method, net, x, y, threat, **settings)
+    scaled, _ = lab.call(method, Scaled(), x, y, threat, **settings)
     assert torch.equal(plain, scaled)
 
 

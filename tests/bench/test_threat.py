@@ -378,3 +378,16 @@ def test_the_ball_holds_what_rounding_puts_a_little_outside():
     """eps (1 + 1e-6) + 1e-7, the judge's tolerance."""
     sizes = torch.tensor([0.3, 0.3 + 3.9e-7, 0.3 + 4.1e-7], dtype=torch.float64)
     assert ThreatModel.parse("linf:0.3").holds(sizes).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(("norm", "sizes"), [("linf", [0.1, 0.3]), ("l2", [0.5, 2]), ("l1", [0, 3]), ("l0", [0, 5])])
+def test_a_radius_stands_in_for_eps_image_by_image(norm, sizes):
+    """Bit by bit as by the threat of that size; a radius without end is the box."""
+    torch.manual_seed(0)
+    x, x_adv = torch.rand(2, 3, 6, 6), 2 * torch.rand(2, 3, 6, 6) - 0.5
+    threat = ThreatModel.of_cell(norm)
+    found = threat.project(x_adv, x, torch.tensor(sizes, dtype=torch.double))
+    for i, size in enumerate(sizes):
+        alone = ThreatModel(norm, Fraction(size)).project(x_adv[i : i + 1], x[i : i + 1])
+        assert torch.equal(found[i : i + 1], alone)
+    assert torch.allclose(threat.project(x_adv, x, torch.full((2,), torch.inf)), x_adv.clamp(0, 1), atol=1e-6)
