@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium bench conformance clean
+.PHONY: help quickstart test chromium docs bench conformance clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -34,6 +34,9 @@ chromium:  ## Install the browser that reads the board in tests, if there is non
 	echo "installing chromium …"; \
 	$$sudo apt-get update -qq </dev/null; \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium </dev/null >/dev/null
+
+docs: $(VENV)/.installed-dev  ## Write docs/suites.md from the code
+	@$(BIN)/python -m bench.suites_page > docs/suites.md
 
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)

@@ -73,9 +73,9 @@ def apgd_dlr(
     return apgd(averaged(model, eot), x, y, threat, draws, dlr, steps=steps, restarts=restarts)
 
 
-def _cost_t(steps: int, targets: int) -> tuple[int, int]:
+def _cost_t(steps: int, targets: int, all_classes: int = 10) -> tuple[int, int]:
     """One forward ranks the targets; then each is searched as by a restart."""
-    forwards, backwards = _cost(steps, targets)
+    forwards, backwards = _cost(steps, min(targets, all_classes - 1))
     return 1 + forwards, backwards
 
 

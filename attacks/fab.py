@@ -14,7 +14,6 @@ from attacks.losses import misread, rivals, targeted_margin
 from attacks.pgd import select
 from bench import Draws, Model, ThreatModel, attack, per_image_sum
 
-CLASSES = 10  # of the model that a cost is told for
 AT_ONCE = 64  # images whose gradients to all classes are held together
 
 # Images and labels to the boundary as it looks from there: a value (n,), negative where the image is read right, and
@@ -22,12 +21,18 @@ AT_ONCE = 64  # images whose gradients to all classes are held together
 Plane = Callable[[Model, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def _cost(steps: int, restarts: int, **_: object) -> tuple[int, int]:
-    """For ten classes."""
-    return 1 + restarts * 2 * steps, restarts * steps * CLASSES
+def _cost(steps: int, restarts: int, all_classes: int = 10, **_: object) -> tuple[int, int]:
+    return 1 + restarts * 2 * steps, restarts * steps * all_classes
 
 
-@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1907.02044", version=1, cost=_cost)
+@attack(
+    norms=("linf", "l2", "l1"),
+    access="gradients",
+    paper="arXiv:1907.02044",
+    version=1,
+    cost=_cost,
+    coarse=False,
+)
 def fab(
     model: Model,
     x: Tensor,
@@ -50,18 +55,25 @@ def fab(
     ANY, in the ball: an image is done at its first misread iterate that is no further away than eps; of the other
     steps only the way matters.  The first start is the image; others lie at random at half of eps.  The paper's final
     line search is left out, as in AutoAttack.
-    Cost: 1 + restarts * 2 * steps forwards and restarts * steps * K backwards for K classes (told for 10).
+    Cost: 1 + restarts * 2 * steps forwards and restarts * steps * K backwards for K classes.
     """
     settings = _Settings(steps, restarts, alpha_max, eta, beta)
     return _in_ball(model, x, y, threat, draws, settings, targets=0)
 
 
-def _cost_t(steps: int, restarts: int, targets: int, **_: object) -> tuple[int, int]:
-    runs = targets * restarts
+def _cost_t(steps: int, restarts: int, targets: int, all_classes: int = 10, **_: object) -> tuple[int, int]:
+    runs = min(targets, all_classes - 1) * restarts
     return 1 + runs * 2 * steps, runs * steps
 
 
-@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1907.02044", version=1, cost=_cost_t)
+@attack(
+    norms=("linf", "l2", "l1"),
+    access="gradients",
+    paper="arXiv:1907.02044",
+    version=1,
+    cost=_cost_t,
+    coarse=False,
+)
 def fab_t(
     model: Model,
     x: Tensor,
@@ -88,8 +100,8 @@ def fab_t(
     return _in_ball(model, x, y, threat, draws, settings, targets=targets)
 
 
-def _cost_min(steps: int, targets: int, **_: object) -> tuple[int, int]:
-    return _cost_t(steps, 1, targets) if targets else _cost(steps, 1)
+def _cost_min(steps: int, targets: int, all_classes: int = 10, **_: object) -> tuple[int, int]:
+    return _cost_t(steps, 1, targets, all_classes) if targets else _cost(steps, 1, all_classes)
 
 
 @attack(

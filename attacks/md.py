@@ -22,9 +22,12 @@ def _cost(steps: int, restarts: int, searches: int = 2) -> tuple[int, int]:
     return turns * steps + turns - 1, turns * steps
 
 
-def _cost_of_targets(steps: int, restarts: int, true_class: bool, **_: object) -> tuple[int, int]:
-    """The clean logits, and two searches a target at ten classes."""
-    forwards, backwards = _cost(steps, restarts, 2 * (10 if true_class else 9))
+def _cost_of_targets(
+    steps: int, restarts: int, true_class: bool, all_classes: int = 10, **_: object
+) -> tuple[int, int]:
+    """The clean logits, and two searches a target."""
+    with_true = true_class and all_classes == AUTHORS_CLASSES
+    forwards, backwards = _cost(steps, restarts, 2 * (10 if with_true else min(9, all_classes - 1)))
     return 1 + forwards, backwards
 
 

@@ -13,9 +13,16 @@ from attacks.targets import best_others, over_targets, toward
 from bench import Draws, Model, ThreatModel, attack
 
 
-def _cost(targets: int, steps: int) -> tuple[int, int]:
+def _cost(targets: int, steps: int, all_classes: int = 10, **_: object) -> tuple[int, int]:
     """The clean logits, the climbs, and a look at the last image of every climb but the last."""
+    targets = min(targets, all_classes - 1)
     return 1 + targets * steps + targets - 1, targets * steps
+
+
+def _cost_mma(steps: int, targets: int, all_classes: int = 10, **_: object) -> tuple[int, int]:
+    """A look at the last image of every climb."""
+    forwards, backwards = _cost(targets, steps, all_classes)
+    return forwards + 1, backwards
 
 
 @attack(norms=("linf",), access="gradients", paper="arXiv:2206.07314", version=1, cost=partial(_cost, 3))
@@ -70,7 +77,7 @@ def _one_by_one(
     access="gradients",
     paper="arXiv:2206.07314",
     version=1,
-    cost=lambda steps, targets, **_: (1 + targets * (steps + 1), targets * steps),
+    cost=_cost_mma,
 )
 def mma(
     model: Model,

@@ -10,14 +10,18 @@ CW = Column("cw", ("cw(steps=20, step=0.25)",))
 MMA = Column("mma", ("mma(steps=20, step=0.25)",), strict=False)  # MMA (PART), on all images as its code scores it
 FMN_100 = Column("fmn-100", ("fmn(steps=100)",))
 SQUARE_5000 = Column("square-5000", ("square(queries=5000)",))
-AA = Column("aa", ("apgd-ce", "apgd-t", "fab-t", "square(queries=5000)"))
+SPSA = Column("spsa", ("spsa",), first=1000)  # 51,200 forwards an image
+AA = Column(
+    "aa",
+    ("apgd-ce", "apgd-t", "fab-t", "square(queries=5000)"),
+    by_norm=(("l1", ("apgd-ce(restarts=5)", "apgd-t(targets=5)", "fab-t", "square(queries=5000)")),),
+)
 # AutoAttack's other published forms.
 AA_PLUS = Column(
     "aa-plus",
     ("apgd-ce(restarts=5)", "apgd-dlr(restarts=5)", "fab(restarts=5)", "square(queries=5000)", "apgd-t", "fab-t"),
 )
 AA_RAND = Column("aa-rand", ("apgd-ce(eot=20)", "apgd-dlr(eot=20)"))  # for models that draw random numbers
-AA_L1 = Column("aa-l1", ("apgd-ce(restarts=5)", "apgd-t(targets=5)", "fab-t", "square(queries=5000)"))
 # What torchattacks calls AutoAttack: its members at that library's defaults, weaker than AutoAttack's.
 AA_TA10 = Column(
     "aa-ta10", ("apgd-ce(steps=10)", "apgd-t(steps=10)", "fab-t(steps=10)", "square(queries=5000, rescale=True)")
@@ -40,6 +44,51 @@ STANDARD = Suite(
 
 FULL = Suite(
     "full",
-    parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "mma", "aa", "mde", "square-5000"), ("clean",)),),
+    parts=(
+        (
+            (
+                "clean", "fgsm", "pgd-20", "pgd-100", "cw", "fmn-100", "mma", "aa", "mde", "square-5000", "spsa",
+            ),
+            ("clean",),
+        ),
+    ),
     summary="every column, on clean images",
+)  # fmt: skip
+
+# PART (ICML 2024), by its public code: 20 steps of 2/255 (SVHN: 1/255) at 8/255, the last image of every image.
+PART_PGD = Column("part-pgd-20", ("pgd(steps=20, step=0.25)",), strict=False)
+PART_SVHN_PGD = Column("part-svhn-pgd-20", ("pgd(steps=20, step=0.125)",), strict=False)
+PART_SVHN_MMA = Column("part-svhn-mma", ("mma(steps=20, step=0.125)",), strict=False)
+PART = Suite(
+    "part",
+    parts=((("clean", "part-pgd-20", "mma", "aa-ta10", "aa"), ("clean",)),),
+    summary="PART's tables on CIFAR-10; its AutoAttack is aa-ta10, and aa is beside it",
+    threat="linf:8/255",
+    weights=("last",),
+)
+PART_SVHN = Suite(
+    "part-svhn",
+    parts=((("clean", "part-svhn-pgd-20", "part-svhn-mma", "aa-ta10", "aa"), ("clean",)),),
+    summary="PART's tables on SVHN",
+    threat="linf:8/255",
+    weights=("last",),
+)
+
+# VIR: steps of 1/255, at 0.031 as its tables' captions say; on Tiny-ImageNet at 8/255, with PGD-20.
+_VIR_STEP, _VIR_TINY_STEP = 1 / 255 / 0.031, 0.125
+VIR_PGD_100 = Column("vir-pgd-100", (f"pgd(steps=100, step={_VIR_STEP!r})",))
+VIR_CW = Column("vir-cw", (f"cw(steps=20, step={_VIR_STEP!r})",))
+VIR_TINY_PGD_20 = Column("vir-tiny-pgd-20", (f"pgd(steps=20, step={_VIR_TINY_STEP!r})",))
+VIR_TINY_CW = Column("vir-tiny-cw", (f"cw(steps=20, step={_VIR_TINY_STEP!r})",))
+VIR = Suite(
+    "vir",
+    parts=((("clean", "fgsm", "vir-pgd-100", "vir-cw", "fmn-100", "aa", "mde", "square-5000", "spsa"), ("clean",)),),
+    summary="VIR's tables on CIFAR-10, CIFAR-100 and SVHN",
+    threat="linf:0.031",
+)
+VIR_TINY = Suite(
+    "vir-tiny",
+    parts=((("clean", "fgsm", "vir-tiny-pgd-20", "vir-tiny-cw", "fmn-100", "aa", "mde"), ("clean",)),),
+    summary="VIR's table on Tiny-ImageNet",
+    threat="linf:8/255",
 )

@@ -60,7 +60,7 @@ def passes(attack: Recipe, shape: Shape) -> tuple[int, int]:
     if plugin.cost is None:
         return 1, 0
     try:
-        facts = {"classes": shape.classes} if "classes" in inspect.signature(plugin.cost).parameters else {}
+        facts = {"all_classes": shape.classes} if "all_classes" in inspect.signature(plugin.cost).parameters else {}
         forwards, backwards = plugin.cost(**attack.settings, **facts)
         return int(forwards) + 1, int(backwards)
     except (TypeError, ValueError) as error:

@@ -266,8 +266,9 @@ def attack(
 ) -> Callable[[_AttackFunction[P]], Attack[P]]:
     """Make a function an attack.
 
-    norms: the balls it can search.  access: what it may ask the model (enforced).  cost: its settings, and `classes`
-    if it has an argument of that name, to the forwards and backwards spent on an image that never falls.
+    norms: the balls it can search.  access: what it may ask the model (enforced).
+    cost: its settings, and the model's number of classes if it has an argument `all_classes`, to the forwards and
+    backwards spent on an image that never falls.
     coarse: whether --precision fast may search in lower precision; not where distances to the boundary are measured.
     surrogates: settings that name weights in the ledger; the function is given their model, with gradients.
     version: raise it when its answers change.

@@ -100,7 +100,11 @@ def catalogue(registry: Registry, kind: str) -> list[dict[str, Any]]:
 def _entry(thing: object) -> dict[str, Any]:
     match thing:
         case Attack():
-            return _plugin(thing) | {"norms": list(thing.norms), "access": thing.access, "goal": thing.goal}
+            about = inspect.getdoc(thing.function) or ""
+            cost = " ".join(about.partition("Cost: ")[2].partition("\n\n")[0].split())
+            return _plugin(thing) | {
+                "norms": list(thing.norms), "access": thing.access, "goal": thing.goal, "cost": cost, "about": about,
+            }  # fmt: skip
         case Plugin():
             return _plugin(thing)
         case Alias():
@@ -128,10 +132,13 @@ def catalogue_table(kind: str, entries: Sequence[dict[str, Any]]) -> None:
         console.print(f"There are no {kind} yet; a plugin may bring some.")
     for entry in entries:
         settings = ", ".join(f"{k}={v!r}" for k, v in entry["settings"].items())
-        facts = [", ".join(entry.get("norms", ())), entry.get("access", ""), entry.get("paper", "")]
+        goal = entry.get("goal", "") if entry.get("goal") != "in-ball" else ""
+        facts = [", ".join(entry.get("norms", ())), entry.get("access", ""), goal, entry.get("paper", "")]
         console.print(_title(entry))
         if any(facts) or settings:
             console.print("    " + "; ".join(f for f in [*facts, settings] if f), style="dim", markup=False)
+        if entry.get("cost"):
+            console.print("    cost: " + entry["cost"], style="dim", markup=False)
 
 
 def _title(entry: dict[str, Any]) -> str:

@@ -21,7 +21,8 @@ from attacks.pgd import cw, pgd
 from attacks.signhunter import signhunter
 from attacks.spsa import spsa
 from attacks.square import square
-from bench import AttackError, Draws, ThreatModel, attack
+from bench import AttackError, Draws, Shape, ThreatModel, attack
+from bench.plan import passes
 
 SETTINGS = {
     clean: {},
@@ -217,6 +218,24 @@ def test_a_constant_model_never_falls_or_always(lab, method, settings, norm):
     if settings.get("keep") == "any" or method in STOPPING:
         outside = 10 if norm == "l1" and method in {apgd_ce, apgd_dlr} else 0
         assert wrong.forwards.tolist() == [outside + 2] * 3
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5, 13])
+@pytest.mark.parametrize(("method", "settings"), SETTINGS.items(), ids=[a.name for a in SETTINGS])
+def test_the_cost_is_that_of_an_image_that_never_falls(lab, method, settings, classes):
+    """Forwards and backwards, whatever the number of classes."""
+    if method is clean or (method is apgd_dlr and classes == 2):
+        return  # no attack; an error, tested elsewhere
+    recipe = method.recipe(**settings)
+    expected = passes(recipe, Shape(classes, 1, 8))
+    x, y = torch.full((2, 1, 8, 8), 99, dtype=torch.uint8), torch.zeros(2)
+    verdict = lab.asked(method, lab.Constant(0, classes), x, y, f"{method.norms[0]}:0.5", **settings)
+    assert not verdict.fell.any()
+    ((forwards, backwards),) = set(zip(verdict.forwards.tolist(), verdict.backwards.tolist(), strict=True))
+    if method is cw_l2:  # gives up where the loss falls no more
+        assert forwards <= expected[0] and backwards <= expected[1]
+    else:
+        assert (forwards, backwards) == expected
 
 
 @pytest.mark.parametrize(("method", "settings", "norm"), IN_BALL, ids=[f"{a.name}-{n}" for a, _, n in IN_BALL])
