@@ -26,7 +26,10 @@ def naive(net, x, y, *, steps, gamma=0.05, start=1.0, levels=0):
     return found
 
 
-@pytest.mark.parametrize(("settings", "close"), [({}, 1e-4), ({"start": 0.3, "gamma": 0.1}, 1e-4), ({"levels": 16}, 0)])
+@pytest.mark.parametrize(
+    ("settings", "close"),
+    [({}, 1e-4), ({"start": 0.3, "gamma": 0.1}, 1e-4), ({"start": 50.0}, 1e-4), ({"levels": 16}, 0)],
+)
 def test_ddn_is_the_plain_algorithm(lab, settings, close):
     """The same distances as image by image in float64; images of few levels are the very same."""
     net = lab.small_net()
@@ -61,6 +64,15 @@ def test_no_gradient_is_a_random_direction_of_each_image_s_own(lab):
     assert away.tolist() == pytest.approx([0.2] * 3, rel=0.01)
     ways = (found - x).flatten(1)
     assert torch.nn.functional.cosine_similarity(ways[0], ways[1], dim=0).abs() < 0.9
+    steps = []
+
+    class Flat(torch.nn.Module):
+        def forward(self, x):
+            steps.append(x.detach()[0].flatten() - 0.5)
+            return torch.eye(2)[:1] + 0 * x.flatten(1)[:, :1]
+
+    lab.call(ddn, Flat(), x[:1], y[:1], "l2", tile=1, steps=4, start=0.3)
+    assert torch.nn.functional.cosine_similarity(steps[1], steps[2], dim=0) < 0.99
     assert torch.equal(found[1:], lab.call(ddn, net, x[1:], y[1:], "l2", ids=torch.tensor([1, 2]))[0])
     assert not torch.equal(found, lab.call(ddn, net, x, y, "l2", seed=1)[0])
 

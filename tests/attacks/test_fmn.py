@@ -19,8 +19,11 @@ def onto_simplex(sizes, total):
     return (sizes - high).clamp_min(0)
 
 
-def naive(net, x, y, norm, *, steps, alpha=1.0, gamma=0.05):
-    """The authors' algorithm on one image, from its description, in float64: the least distance, infinite if none."""
+def naive(net, x, y, norm, *, steps, alpha=1.0, gamma=0.05, seen=None):
+    """The authors' algorithm on one image, from its description, in float64.
+
+    The least distance, infinite if none; and the images asked about are added to the list `seen`.
+    """
     x, delta = x.double(), torch.zeros_like(x).double()
 
     def size(d):
@@ -34,6 +37,8 @@ def naive(net, x, y, norm, *, steps, alpha=1.0, gamma=0.05):
     for k in range(steps):
         share = (1 + math.cos(math.pi * k / steps)) / 2
         now = (x + delta).requires_grad_()
+        if seen is not None:
+            seen.append(now.detach())
         z = net(now[None])[0]
         m = z[y] - max(z[j] for j in range(len(z)) if j != y)
         (g,) = torch.autograd.grad(-m, now)
@@ -90,6 +95,25 @@ def test_fmn_is_the_plain_algorithm(lab, norm):
         theirs = [naive(net.double(), a, int(b), norm, steps=60, alpha=alpha) for a, b in zip(x, y, strict=True)]
         assert math.isfinite(sum(theirs))
         assert ours.tolist() == pytest.approx(theirs, rel=2e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_iterate_is_the_plain_algorithm_s(lab, norm):
+    """The model is asked about the same images, step by step: so step sizes and radii are the authors'."""
+    net, x, y = inner(3)
+    for i in range(3):
+        asked, theirs = [], []
+
+        class Watched(nn.Module):
+            def forward(self, x):
+                asked.append(x.detach().clone()[0])  # noqa: B023
+                return net(x)
+
+        net.float()
+        lab.call(fmn, Watched(), x[i : i + 1], y[i : i + 1], norm, tile=1, steps=25, alpha=0.02, gamma=0.3)
+        naive(net.double(), x[i], int(y[i]), norm, steps=25, alpha=0.02, gamma=0.3, seen=theirs)
+        assert len(asked) == 25
+        assert (torch.stack(asked) - torch.stack(theirs)).abs().max() < 1e-5
 
 
 def at_the_edge(lab, classes=3):
