@@ -152,6 +152,8 @@ class _Climb:
     rises: Tensor  # (n,) iterates of this window that rose above the one before them
     best_then: Tensor  # (n,) the highest loss at the last check
     halved: Tensor  # (n,) bool, whether the last check halved the step
+    low: Tensor  # Linf: the ball's edges in [0, 1]
+    high: Tensor
 
 
 def climb_once(
@@ -161,7 +163,7 @@ def climb_once(
     if threat.norm == "l1":
         return climb_l1(model, x, y, threat, draws, loss, steps)
     found = x.clone()
-    climb = _begin(model, x, y, start_at_edge(x, threat, draws.at("start")), 2 * float(threat.eps))
+    climb = _begin(model, x, y, start_at_edge(x, threat, draws.at("start")), threat)
     windows = dict(checks(steps))
     for i in range(steps):
         logits, value, climb.grad = climb.model.gradient(climb.now, climb.y, loss)
@@ -174,12 +176,23 @@ def climb_once(
         _note(climb, value)
         if i in windows:
             _check(climb, windows[i])
-        ahead = threat.project(climb.now + _column(climb.size) * steepest(threat, climb.grad), climb.x)
-        new = INERTIA if i else 1.0
-        move = new * (ahead - climb.now) + (1 - new) * (climb.now - climb.before)
-        climb.now, climb.before = threat.project(climb.now + move, climb.x), climb.now
+        _move(climb, threat, INERTIA if i else 1.0)
     found[climb.rows] = climb.now
     return found, climb.rows
+
+
+def _move(climb: _Climb, threat: ThreatModel, new: float) -> None:
+    """Go on: a step uphill for the share `new`, and the move before for the rest, each projected.  In place."""
+
+    def project(image: Tensor) -> Tensor:
+        if threat.norm == "linf":  # the same as threat.project, whose edges are always these
+            return torch.clamp(image, climb.low, climb.high, out=image)
+        return threat.project(image, climb.x)
+
+    ahead = project(steepest(threat, climb.grad).mul_(_column(climb.size)).add_(climb.now))
+    again = (climb.now - climb.before).mul_(1 - new)
+    now = project(ahead.sub_(climb.now).mul_(new).add_(again).add_(climb.now))
+    climb.now, climb.before = now, climb.now
 
 
 def start_at_edge(x: Tensor, threat: ThreatModel, draws: Draws) -> Tensor:
@@ -198,22 +211,26 @@ def checks(steps: int) -> Iterator[tuple[int, int]]:
         window = max(window - max(int(0.03 * steps), 1), int(0.06 * steps), 1)
 
 
-def _begin(model: Model, x: Tensor, y: Tensor, start: Tensor, size: float) -> _Climb:
+def _begin(model: Model, x: Tensor, y: Tensor, start: Tensor, threat: ThreatModel) -> _Climb:
     """Nothing asked yet: the start will be the best iterate, and not a rise."""
-    each = torch.zeros(len(x), device=x.device)
+    each, eps = torch.zeros(len(x), device=x.device), float(threat.eps)
     return _Climb(
         model=model, rows=torch.arange(len(x), device=x.device), x=x, y=y,
         now=start, grad=torch.zeros_like(x), before=start,
         value=each + torch.inf, best=start, best_grad=torch.zeros_like(x), best_value=each - torch.inf,
-        size=each + size, rises=each, best_then=each - torch.inf, halved=each == 0,
+        size=each + 2 * eps, rises=each, best_then=each - torch.inf, halved=each == 0,
+        low=(x - eps).clamp(0, 1), high=(x + eps).clamp(0, 1),
     )  # fmt: skip
 
 
 def _note(climb: _Climb, value: Tensor) -> None:
     """Book the loss (n,) of the iterate that was just asked about."""
     better = value > climb.best_value
-    climb.best = torch.where(_column(better), climb.now, climb.best)
-    climb.best_grad = torch.where(_column(better), climb.grad, climb.best_grad)
+    if better.all():  # as mostly in the beginning
+        climb.best, climb.best_grad = climb.now, climb.grad
+    elif better.any():
+        climb.best = torch.where(_column(better), climb.now, climb.best)
+        climb.best_grad = torch.where(_column(better), climb.grad, climb.best_grad)
     climb.best_value = torch.where(better, value, climb.best_value)
     # The rises go from iterate to iterate, also across a return to the best one.
     climb.rises = climb.rises + (value > climb.value)

@@ -89,6 +89,10 @@ class _Search:
     value: Tensor
     corners: Tensor  # (n, AHEAD, 2, 2) row and column at which each of two windows begins, of the next queries
     signs: Tensor  # (n, AHEAD, C + 1) one sign a channel, and one that turns the bump
+    down: Tensor  # (n, AHEAD, H) and across (n, AHEAD, W): which rows and columns lie in the first window
+    across: Tensor
+    low: Tensor  # Linf: the ball's edges in [0, 1]
+    high: Tensor
 
 
 def _begin(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws) -> _Search:
@@ -102,6 +106,8 @@ def _begin(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws
         model=model, draws=draws, rows=torch.arange(len(x), device=x.device), x=x, y=y,
         best=start.clone(), value=x.new_full((len(x),), -torch.inf),
         corners=y.new_zeros(len(x), 0), signs=x.new_zeros(len(x), 0),
+        down=x.new_zeros(len(x), 0), across=x.new_zeros(len(x), 0),
+        low=(x - eps).clamp(0, 1), high=(x + eps).clamp(0, 1),
     )  # fmt: skip
 
 
@@ -113,6 +119,10 @@ def _draw(search: _Search, queries: range, sides: list[int]) -> None:
     high = torch.tensor(rooms, device=search.x.device)
     search.corners = search.draws.at("place", step=queries).integers(high, 2, 2)
     search.signs = search.draws.at("sign", step=queries).sign(channels + 1)
+    long = torch.tensor(sides, device=search.x.device)[:, None]
+    for name, axis, length in (("down", 0, height), ("across", 1, width)):
+        offset = torch.arange(length, device=search.x.device) - search.corners[:, :, 0, axis, None]
+        setattr(search, name, (offset >= 0) & (offset < long))
 
 
 def side(query: int, x: Tensor, threat: ThreatModel, p: float, rescale: int = 0) -> int:
@@ -128,11 +138,11 @@ def side(query: int, x: Tensor, threat: ThreatModel, p: float, rescale: int = 0)
 
 def _push(search: _Search, place: int, length: int, threat: ThreatModel) -> Tensor:
     """Linf: a window goes to the edge of the ball, each channel to one side."""
-    eps = float(threat.eps)
-    inside = _window(search.corners[:, place, 0], length, search.x)
-    signs = search.signs[:, place, :-1, None, None]
+    del length, threat
+    inside = search.down[:, place, None, :, None] & search.across[:, place, None, None, :]
     # 2 eps from any place in the ball, projected, is the edge.
-    return torch.where(inside, (search.x + eps * signs).clamp(0, 1), search.best)
+    edge = torch.where(search.signs[:, place, :-1, None, None] > 0, search.high, search.low)
+    return torch.where(inside, edge, search.best)
 
 
 def _move(search: _Search, place: int, length: int, threat: ThreatModel) -> Tensor:
