@@ -208,9 +208,10 @@ def section(scene: Scene, found: dict[tuple[str, str, int], Outcome]) -> list[st
     lines = [
         f"## {checkpoint.name}, {checkpoint.threat}",
         "",
-        f"{checkpoint.origin}, as the net `{checkpoint.net}`.  sha256 of `{checkpoint.file}`: `{checkpoint.sha256}`.",
+        f"Weights: {checkpoint.origin}; here `{checkpoint.file}`, sha256 `{checkpoint.sha256}`,",
+        f"as the net `{checkpoint.net}`.",
         f"The first {len(scene.part)} test images, of which {right} are read right; the authors' AutoAttack is known",
-        f"to leave {checkpoint.official} of them.",
+        f"to leave {checkpoint.official} standing.",
         "",
         "| images left standing | " + " | ".join(f"seed {s}" for s in SEEDS) + " |",
         "|---|" + "---|" * len(SEEDS),
