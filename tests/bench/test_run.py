@@ -174,7 +174,7 @@ def test_names_are_found_before_any_work(place: Place) -> None:
 
 
 def test_a_named_suite_leaves_out_what_does_not_search_the_norm(place: Place) -> None:
-    """`full` under L2 has no MMA, MDE and SPSA, which are Linf attacks; in a list of columns they are an error instead."""
+    """`full` under L2 has no MMA, MDE and SPSA, which are Linf attacks; in a list of columns they are an error."""
     exam = resolve(replace(ASK, columns=(), suite="full", threat="l2:0.5"), place)
     assert exam.left_out == ("mma", "mde", "spsa")
     assert {"clean", "aa", "pgd-100"} <= exam.columns.keys()
