@@ -28,7 +28,26 @@ def _cost(steps: int, restarts: int, eot: int, **_: object) -> tuple[int, int]:
     return restarts * steps * eot + restarts - 1, restarts * steps * eot
 
 
-@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1706.06083", version=1, cost=_cost)
+def _together(loss: Loss) -> Callable[..., list[Tensor]]:
+    """Images after several numbers of steps, from one run: a shorter climb is how a longer one begins."""
+
+    def climbs(
+        model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws,
+        *, steps: tuple[int, ...], eot: int, **settings: Any,
+    ) -> list[Tensor]:  # fmt: skip
+        if settings["restarts"] == 1:
+            return climb(averaged(model, eot), x, y, threat, draws, loss, stops=steps, **settings)
+        # Which images start again depends on where the climb before ended.
+        asked = averaged(model, eot)
+        return [climb(asked, x, y, threat, draws, loss, stops=(s,), **settings)[0] for s in steps]
+
+    return climbs
+
+
+@attack(
+    norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1706.06083", version=1, cost=_cost,
+    together=("steps", _together(cross_entropy)),
+)  # fmt: skip
 def pgd(
     model: Model,
     x: Tensor,
@@ -61,7 +80,10 @@ def pgd(
     )  # fmt: skip
 
 
-@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1608.04644", version=1, cost=_cost)
+@attack(
+    norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:1608.04644", version=1, cost=_cost,
+    together=("steps", _together(margin)),
+)  # fmt: skip
 def cw(
     model: Model,
     x: Tensor,
@@ -104,26 +126,57 @@ def ascend(
     start: Literal["uniform", "none"],
 ) -> Tensor:
     """The last image of the climb, or with keep="any" the first misread one: the loop behind `pgd` and `cw`."""
+    (found,) = climb(
+        model, x, y, threat, draws, loss, stops=(steps,), step=step, restarts=restarts, keep=keep, start=start
+    )
+    return found
+
+
+def climb(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    loss: Loss,
+    *,
+    stops: tuple[int, ...],
+    step: float,
+    restarts: int,
+    keep: Literal["last", "any"],
+    start: Literal["uniform", "none"],
+) -> list[Tensor]:
+    """As `ascend`, after each of these numbers of steps; several of them have one restart."""
     if not threat.eps:
-        return x
+        return [x for _ in stops]
     length = step * float(threat.eps)
+    ends = {stop: x.clone() for stop in stops}
 
     def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        found, rows = x.clone(), torch.arange(len(x), device=x.device)
+        rows = torch.arange(len(x), device=x.device)
+        found = {stop: x.clone() for stop in stops}
         now = threat.random(x, draws.at("start")) if start == "uniform" else x
-        for turn in range(steps):
+        for turn in range(max(stops)):
+            if turn in found:
+                found[turn][rows] = now
             logits, _, grad = model.gradient(now, y, loss)
             if keep == "any" and (fell := misread(logits, y)).any():
-                found[rows[fell]] = now[fell]
+                for stop in stops:
+                    if stop > turn:
+                        found[stop][rows[fell]] = now[fell]
                 if fell.all():
-                    return found, rows[~fell]
+                    rows = rows[~fell]
+                    break
                 model, x, y, draws, rows = model[~fell], x[~fell], y[~fell], draws[~fell], rows[~fell]
                 now, grad = now[~fell], grad[~fell]
             now = threat.project(now + length * _direction(threat, now, grad, draws.at(step=turn)), x)
-        found[rows] = now
-        return found, rows
+        else:
+            found[max(stops)][rows] = now
+        ends.update(found)
+        return found[max(stops)], rows
 
-    return over_restarts(search, model, x, y, draws, restarts)
+    last = over_restarts(search, model, x, y, draws, restarts)
+    return [last if stop == max(stops) else ends[stop] for stop in stops]
 
 
 def over_restarts(search: Search, model: Model, x: Tensor, y: Tensor, draws: Draws, restarts: int) -> Tensor:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from bench.doubts import doubts_of
-from bench.evaluate import Verdict, images, judge
+from bench.evaluate import Verdict, images, judge_together
 from bench.exam import Cell, Condition, Shape
 from bench.origin import about, source_hash
 from bench.place import THREADS
-from bench.records import Record, Spent
+from bench.records import Document, Record, Spent
 from bench.surrogates import surrogates
 from bench.threat import ThreatModel
 from bench.victim import be_exact
@@ -30,41 +30,45 @@ class Question:
     asked: tuple[int, ...]
     dataset: str  # recipe
     shape: Shape
+    also: tuple[Cell, ...] = ()  # cells of the same kin: one run of the attack answers them too
 
-    def do(self, place: Place) -> Record:
-        """Answer it here."""
-        return answer(place, self)
+    def do(self, place: Place) -> list[Document]:
+        """Answer it here: a record for each cell."""
+        return list(answer(place, self))
 
 
-def answer(place: Place, question: Question) -> Record:
-    """Attack, judge, write; the record is in the ledger when this returns."""
+def answer(place: Place, question: Question) -> list[Record]:
+    """Attack, judge, write; the records are in the ledger when this returns."""
     be_exact(THREADS)
     cell, started = question.cell, time.perf_counter()
-    attack = place.registry.parse("attack", cell.attack)
+    attacks = [place.registry.parse("attack", c.attack) for c in (cell, *question.also)]
     condition = Condition.parse(cell.condition)
     dataset = place.dataset(place.registry.parse("dataset", question.dataset))
     subject = place.subject(cell.net, cell.weights, question.shape, cell.precision)
     corruption = place.registry.parse("corruption", condition.corruption) if condition.corruption else None
     first = torch.tensor(question.asked[: subject.tile])
     doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])
-    verdict = judge(
-        subject, attack, ThreatModel.of_cell(cell.threat) if cell.threat else None, dataset.test,
+    verdicts = judge_together(
+        subject, attacks, ThreatModel.of_cell(cell.threat) if cell.threat else None, dataset.test,
         torch.tensor(question.asked), seed=cell.seed, batch=place.batch, device=place.device,
-        corruption=corruption, severity=condition.severity, surrogates=surrogates(attack, place, question.shape),
+        corruption=corruption, severity=condition.severity, surrogates=surrogates(attacks[0], place, question.shape),
     )  # fmt: skip
-    record = Record(
-        key=cell.key, net=cell.net, weights=cell.weights, dataset=dataset.name, test=cell.test,
-        condition=cell.condition, threat=cell.threat, attack=cell.attack, seed=cell.seed, precision=cell.precision,
-        asked=verdict.asked.tolist(), fell=verdict.asked[verdict.fell].tolist(),
-        images=_sidecar(place, cell, verdict), bundle=_bundle(place, verdict), source=source_hash(attack.plugin),
-        cost=Spent(
-            forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()),
-            seconds=round(time.perf_counter() - started, 3),
-        ),
-        doubts=doubts, **about(place.device, subject.tile),
-    )  # fmt: skip
-    place.ledger.add(record)
-    return record
+    records = []
+    for c, attack, verdict in zip((cell, *question.also), attacks, verdicts, strict=True):
+        seconds = time.perf_counter() - started if c is cell else 0.0
+        record = Record(
+            key=c.key, net=c.net, weights=c.weights, dataset=dataset.name, test=c.test,
+            condition=c.condition, threat=c.threat, attack=c.attack, seed=c.seed, precision=c.precision,
+            asked=verdict.asked.tolist(), fell=verdict.asked[verdict.fell].tolist(),
+            images=_sidecar(place, c, verdict), bundle=_bundle(place, verdict), source=source_hash(attack.plugin),
+            cost=Spent(
+                forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)
+            ),
+            run=None if c is cell else cell.key, doubts=doubts, **about(place.device, subject.tile),
+        )  # fmt: skip
+        place.ledger.add(record)
+        records.append(record)
+    return records
 
 
 def _sidecar(place: Place, cell: Cell, verdict: Verdict) -> str:

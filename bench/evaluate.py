@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from bench.recipe import Attack, Corruption, Recipe
 from bench.victim import Victim, be_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
@@ -51,29 +51,40 @@ class Verdict:
     adversarial: Tensor  # (fallen, C, H, W) float32, in the order asked
 
 
-def judge(
-    subject: Subject, attack: Recipe, threat: ThreatModel | None, part: Part, asked: Tensor, *,
+def judge(subject: Subject, attack: Recipe, *args: Any, **settings: Any) -> Verdict:
+    """The verdict on one attack; the arguments are those of `judge_together`."""
+    (verdict,) = judge_together(subject, [attack], *args, **settings)
+    return verdict
+
+
+def judge_together(
+    subject: Subject, attacks: Sequence[Recipe], threat: ThreatModel | None, part: Part, asked: Tensor, *,
     seed: int, batch: int, device: torch.device, corruption: Recipe | None = None, severity: int = 0,
     surrogates: Mapping[str, Subject] | None = None,
-) -> Verdict:  # fmt: skip
+) -> list[Verdict]:  # fmt: skip
     """Attack the images at the places `asked` (n,), `batch` at a time, and decide on each.
+
+    Several attacks are of one kin: one run answers them all, and its passes are those of the first verdict.
 
     The verdict on an image does not depend on `batch`, on the order or on the other images.  AttackError names the
     attack and the image when images leave the ball or the box, are not numbers, or when the attack raises.
     """
-    verdicts = []
+    verdicts: list[list[Verdict]] = []
     while len(asked):
         now = asked[:batch]
         try:
             x, y = images(part, now, device, corruption, severity)
-            verdicts.append(_judge_batch(subject, attack, threat, x, y, now, seed, surrogates or {}))
+            verdicts.append(_judge_batch(subject, attacks, threat, x, y, now, seed, surrogates or {}))
         except torch.OutOfMemoryError:
             if batch <= subject.tile:
                 raise
             batch = max(subject.tile, batch // 2)
             continue
         asked = asked[batch:]
-    return Verdict(*(torch.cat([getattr(v, f) for v in verdicts]) for f in Verdict.__dataclass_fields__))
+    return [
+        Verdict(*(torch.cat([getattr(v, f) for v in of_one]) for f in Verdict.__dataclass_fields__))
+        for of_one in zip(*verdicts, strict=True)
+    ]
 
 
 def images(
@@ -91,9 +102,10 @@ def images(
 
 
 def _judge_batch(
-    subject: Subject, attack: Recipe, threat: ThreatModel | None, x: Tensor, y: Tensor, asked: Tensor, seed: int,
-    surrogates: Mapping[str, Subject],
-) -> Verdict:  # fmt: skip
+    subject: Subject, attacks: Sequence[Recipe], threat: ThreatModel | None, x: Tensor, y: Tensor, asked: Tensor,
+    seed: int, surrogates: Mapping[str, Subject],
+) -> list[Verdict]:  # fmt: skip
+    attack = attacks[0]
     threads = torch.get_num_threads()
     assert isinstance(attack.plugin, Attack)
     victim = Victim(
@@ -107,23 +119,36 @@ def _judge_batch(
     }
     if subject.random:
         torch.manual_seed(int(draws[:1].at("model").bits(1)))
-    x_adv = _attacked(attack, victim, x, y, threat, draws, asked, others)
-    distance = check(str(attack), x_adv, x, threat, asked)
+    if len(attacks) == 1:
+        answers = [_attacked(attack, victim, x, y, threat, draws, asked, others)]
+    else:
+        answers = _attacked_together(attacks, victim, x, y, threat, draws, asked)
     be_exact(threads)  # whatever the attack left behind
+    verdicts = [_decide(subject, a, answer, x, y, threat, asked) for a, answer in zip(attacks, answers, strict=True)]
+    forwards, backwards = victim.passes()
+    first = replace(verdicts[0], forwards=forwards + verdicts[0].forwards, backwards=backwards)
+    return [first, *verdicts[1:]]
+
+
+def _decide(
+    subject: Subject, attack: Recipe, x_adv: Tensor, x: Tensor, y: Tensor, threat: ThreatModel | None, asked: Tensor
+) -> Verdict:
+    """Check an attack's images and ask the bare model; only the judge's own passes are counted."""
+    assert isinstance(attack.plugin, Attack)
+    distance = check(str(attack), x_adv, x, threat, asked)
     x_adv = x_adv.detach().clamp(0, 1)
     logits, wrong = _ask(subject, x_adv, y)
     fell = wrong.cpu()
     if attack.plugin.goal == "minimum-norm":
         distance = distance.where(fell, torch.inf)
-    forwards, backwards = victim.passes()
     return Verdict(
         asked=asked,
         fell=fell,
         predicted=logits.argmax(1).cpu(),
         margin=_margin(logits, y).cpu(),
         distance=distance,
-        forwards=forwards + (VOTES if subject.random else 1),
-        backwards=backwards,
+        forwards=torch.full((len(x),), VOTES if subject.random else 1),
+        backwards=torch.zeros(len(x), dtype=torch.long),
         adversarial=x_adv.cpu()[fell],
     )
 
@@ -150,6 +175,20 @@ def _attacked(
         named = f"image {place}" if place is not None else f"images {int(asked.min())} to {int(asked.max())} together"
         raise AttackError(f"attack {attack} failed on {named}: {said}; no record was written") from error
     return attacked
+
+
+def _attacked_together(
+    attacks: Sequence[Recipe], victim: Victim, x: Tensor, y: Tensor, threat: ThreatModel | None, draws: Draws,
+    asked: Tensor,
+) -> list[Tensor]:  # fmt: skip
+    """The images of several attacks of one kin, from one run."""
+    plugin = attacks[0].plugin
+    assert isinstance(plugin, Attack) and plugin.together is not None
+    setting, function = plugin.together
+    one = attacks[0].with_settings({setting: tuple(a.settings[setting] for a in attacks)})
+    several = replace(one, plugin=replace(plugin, function=function))
+    found: Any = _attacked(several, victim, x, y, threat, draws, asked, {})
+    return list(found)
 
 
 def check(name: str, x_adv: object, x: Tensor, threat: ThreatModel | None, asked: Tensor) -> Tensor:

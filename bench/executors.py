@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Task(Protocol):
     """Work that writes its own record: a question or a lesson.  Doing it twice does no harm."""
 
-    def do(self, place: Place) -> Document:
-        """Do it here."""
+    def do(self, place: Place) -> list[Document]:
+        """Do it here, and give the records."""
         ...
 
 
 T = TypeVar("T", bound=Task)
-Done = tuple[T, Document | RampartError]
+Done = tuple[T, list[Document] | RampartError]
 
 
 class Executor(Protocol):
@@ -40,7 +40,7 @@ class Executor(Protocol):
         ...
 
     def __call__(self, place: Place, tasks: Sequence[T]) -> Iterator[Done[T]]:
-        """Do the tasks and yield each with its record, or with the error that explains why there is none."""
+        """Do the tasks and yield each with its records, or with the error that explains why there is none."""
         ...
 
 
@@ -99,8 +99,8 @@ def _quiet() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _try(place: Place, task: Task) -> Document | RampartError:
-    """The record, or the error that explains why there is none."""
+def _try(place: Place, task: Task) -> list[Document] | RampartError:
+    """The records, or the error that explains why there is none."""
     try:
         return task.do(place)
     except RampartError as error:

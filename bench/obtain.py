@@ -17,7 +17,7 @@ from bench.files import locked
 from bench.origin import about, source_hash
 from bench.place import build, cores
 from bench.recipe import Recipe
-from bench.records import Spent, TrainingRecord
+from bench.records import Document, Spent, TrainingRecord
 from bench.report import Reporter
 from bench.threat import ThreatModel
 from bench.training import TrainJob
@@ -37,9 +37,9 @@ class Lesson:
     dataset: str
     label: str  # the defense as a person would write it: what differs from its preset
 
-    def do(self, place: Place) -> TrainingRecord:
+    def do(self, place: Place) -> list[Document]:
         """Obtain it here; progress goes to standard error."""
-        return obtain(place, self, report=Reporter().line)[0]
+        return [obtain(place, self, report=Reporter().line)[0]]
 
 
 def existing(place: Place, training: Training) -> TrainingRecord | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,16 +9,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from bench.errors import UsageError
 from bench.exam import CLEAN
 from bench.obtain import existing
 from bench.outcomes import still_open
 from bench.place import build
-from bench.recipe import Attack, Recipe
+from bench.recipe import Recipe
+from bench.request import passes
 from bench.victim import Victim, be_exact, freeze, tile_size
 
 if TYPE_CHECKING:
-    from bench.exam import Shape
+    from bench.exam import Cell
     from bench.obtain import Lesson
     from bench.outcomes import Mask
     from bench.place import Place
@@ -53,22 +52,6 @@ def is_small(exam: Exam, place: Place) -> bool:
     return trainings <= 1 and count * exam.n * len(exam.lessons) * len(exam.weights) < 2_000_000
 
 
-def passes(attack: Recipe, shape: Shape) -> tuple[int, int]:
-    """Forwards and backwards of an image that never falls, the judge's included."""
-    plugin = attack.plugin
-    assert isinstance(plugin, Attack)
-    if plugin.cost is None:
-        return 1, 0
-    try:
-        facts = {"all_classes": shape.classes} if "all_classes" in inspect.signature(plugin.cost).parameters else {}
-        forwards, backwards = plugin.cost(**attack.settings, **facts)
-        return int(forwards) + 1, int(backwards)
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"attack {plugin.name}: its cost must take its settings and give (forwards, backwards): {error}"
-        ) from error
-
-
 def plan(exam: Exam, place: Place) -> list[Line]:
     """What a run would do, with passes and seconds measured on one tile of the net; writes nothing."""
     lines = []
@@ -83,6 +66,17 @@ def plan(exam: Exam, place: Place) -> list[Line]:
     return lines
 
 
+def _longest(exam: Exam, weights: str) -> set[Cell]:
+    """The cells whose attack is run, and not answered by a longer run of its kin."""
+    found: dict[tuple[str, ...], Cell] = {}
+    for name, condition in exam.questions:
+        for cell in exam.cells(exam.net.key, weights, name, condition):
+            run = exam.run_of(cell)
+            if run not in found or exam.length(cell) > exam.length(found[run]):
+                found[run] = cell
+    return set(found.values())
+
+
 def costly(lines: Iterable[Line], seconds: float) -> list[Line]:
     """The lines that take longer than so many seconds on one worker."""
     return [line for line in lines if line.seconds > seconds]
@@ -91,6 +85,7 @@ def costly(lines: Iterable[Line], seconds: float) -> list[Line]:
 def _attack_lines(exam: Exam, place: Place, label: str, weights: str, speed: Speed) -> Iterator[Line]:
     """A line for each attack of each column; what several columns share is counted once, for the first of them."""
     planned: dict[str, Mask] = {}
+    runs = _longest(exam, weights)
     for name, condition in exam.questions:
         column, clean = exam.columns[name], exam.clean(place, exam.net.key, weights, condition)
         cells = exam.cells(exam.net.key, weights, name, condition)
@@ -101,7 +96,8 @@ def _attack_lines(exam: Exam, place: Place, label: str, weights: str, speed: Spe
             missing = open_ & ~before
             planned[cell.key] = before | missing
             attack, count = exam.attacks[cell.attack], int(missing.sum())
-            forwards, backwards = passes(attack, exam.dataset.shape)
+            alone = cell in runs
+            forwards, backwards = passes(attack, exam.dataset.shape) if alone else (1, 0)
             under = "" if condition == CLEAN else f" under {condition}"
             member = "" if len(cells) == 1 else f", {attack}"
             seconds = count * (backwards * speed.gradient + max(0, forwards - backwards) * speed.forward)

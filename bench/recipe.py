@@ -28,6 +28,7 @@ Value = bool | int | float | str | tuple["Value", ...] | None
 Access = Literal["gradients", "scores", "labels"]
 Goal = Literal["in-ball", "minimum-norm"]
 Cost = tuple[int, int]  # forwards and backwards
+Together = Callable[..., "list[Tensor]"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -113,8 +114,15 @@ class Attack(Plugin, Generic[P]):
     access: Access
     goal: Goal = "in-ball"
     cost: Callable[..., Cost] | None = None  # settings to forwards and backwards of an image that never falls
+    together: tuple[str, Together] | None = None  # a setting, and a function that answers several of its values at once
     surrogates: tuple[str, ...] = ()  # settings that name the weights of models, which the function is given
     coarse: bool = True  # whether it may search in lower precision: it does not measure how far the boundary is
+
+    def kin(self, settings: Mapping[str, Value]) -> str:
+        """Recipes of equal kin are answered by one run; empty where that is none of this attack's."""
+        if self.together is None:
+            return ""
+        return f"{self.name}@{self.version}{sorted((k, v) for k, v in settings.items() if k != self.together[0])!r}"
 
     def __call__(
         self, model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *args: P.args, **settings: P.kwargs
@@ -260,6 +268,7 @@ def attack(
     paper: str = "",
     version: int = 1,
     cost: Callable[..., Cost] | None = None,
+    together: tuple[str, Together] | None = None,
     surrogates: tuple[str, ...] = (),
     coarse: bool = True,
     name: str = "",
@@ -270,6 +279,8 @@ def attack(
     cost: its settings, and the model's number of classes if it has an argument `all_classes`, to the forwards and
     backwards spent on an image that never falls.
     coarse: whether --precision fast may search in lower precision; not where distances to the boundary are measured.
+    together: a setting such as `steps`, whose smaller values are how a run of larger ones begins, and a function like
+    the attack's that is given a tuple of its values and gives the images of each, exactly those of a run of its own.
     surrogates: settings that name weights in the ledger; the function is given their model, with gradients.
     version: raise it when its answers change.
     """
@@ -278,7 +289,7 @@ def attack(
         return Attack(
             name=_name(function, name), function=function, version=version, paper=paper,
             norms=norms, access=access, goal=goal, cost=cost, coarse=coarse and goal == "in-ball",
-            surrogates=surrogates,
+            surrogates=surrogates, together=together,
         )  # fmt: skip
 
     return wrap

@@ -61,6 +61,7 @@ class Record(_Document):
     bundle: Hash | None  # the fallen images in the store; None where none fell
     source: Hash  # of the attack's module
     cost: Spent
+    run: Hash | None = None  # the cell whose record counts the passes, where one run answered several cells
     doubts: list[str]
     machine: Machine
     versions: dict[str, str]

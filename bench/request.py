@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from bench.surrogates import pinned
 from bench.threat import ThreatModel
 
 if TYPE_CHECKING:
+    from bench.exam import Shape
     from bench.place import Place
 
 
@@ -68,6 +70,16 @@ class Exam:
     def outcome(self, place: Place, cell: Cell) -> Outcome:
         """What the ledger says of a cell under the exam's threat."""
         return Outcome.of(place.ledger, cell, self.n, self.threat)
+
+    def run_of(self, cell: Cell) -> tuple[str, ...]:
+        """Cells of equal runs are answered, on the same images, by one run of the attack."""
+        recipe = self.attacks[cell.attack]
+        assert isinstance(recipe.plugin, Attack)
+        return (cell.net, cell.weights, cell.condition, cell.precision, recipe.plugin.kin(recipe.settings) or cell.key)
+
+    def length(self, cell: Cell) -> int:
+        """The passes of its attack on an image that never falls."""
+        return sum(passes(self.attacks[cell.attack], self.dataset.shape))
 
     def _cell(self, net: str, weights: str, attack: str, condition: str) -> Cell:
         plugin = self.attacks[attack].plugin
@@ -177,3 +189,19 @@ def _defense(text: str, registry: Registry, dataset: str, net: Recipe) -> tuple[
     plugin = recipe.plugin
     assert isinstance(plugin, Defense)
     return (recipe if plugin.pin is None else recipe.with_settings(plugin.pin(dict(recipe.settings)))), label
+
+
+def passes(attack: Recipe, shape: Shape) -> tuple[int, int]:
+    """Forwards and backwards of an image that never falls, the judge's included."""
+    plugin = attack.plugin
+    assert isinstance(plugin, Attack)
+    if plugin.cost is None:
+        return 1, 0
+    try:
+        facts = {"all_classes": shape.classes} if "all_classes" in inspect.signature(plugin.cost).parameters else {}
+        forwards, backwards = plugin.cost(**attack.settings, **facts)
+        return int(forwards) + 1, int(backwards)
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"attack {plugin.name}: its cost must take its settings and give (forwards, backwards): {error}"
+        ) from error

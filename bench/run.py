@@ -18,12 +18,12 @@ from bench.executors import Executor, Inline
 from bench.obtain import existing, training_threads
 from bench.outcomes import next_question
 from bench.place import build
-from bench.plan import passes
 from bench.recipe import Recipe
 from bench.records import Document, Record, TrainingRecord
+from bench.request import passes
 
 if TYPE_CHECKING:
-    from bench.exam import Shape
+    from bench.exam import Cell, Shape
     from bench.place import Place
     from bench.request import Exam
 
@@ -74,20 +74,27 @@ def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, repor
 
 
 def _book(
-    exam: Exam, question: Question, result: Document | RampartError, summary: Summary, failed: set[str], report: Report
-) -> None:
-    name = str(exam.attacks[question.cell.attack])
+    exam: Exam, question: Question, result: list[Document] | RampartError,
+    summary: Summary, failed: set[str], report: Report,
+) -> None:  # fmt: skip
     if isinstance(result, RampartError):
         if question.cell.key not in failed:
             summary.failures.append(result)
-        failed.add(question.cell.key)
+        failed |= {cell.key for cell in (question.cell, *question.also)}
         report(f"failed: {result}")
         return
-    assert isinstance(result, Record)
-    summary.records.append(result)
-    summary.asked += len(result.asked)
+    for record in result:
+        assert isinstance(record, Record)
+        summary.records.append(record)
+        summary.asked += len(record.asked)
+        report(_line(exam, record))
+
+
+def _line(exam: Exam, result: Record) -> str:
+    """What a record says, for a person who waits."""
+    name = str(exam.attacks[result.attack])
     rate = (result.cost.forwards + result.cost.backwards) / max(result.cost.seconds, 1e-9)
-    report(
+    return (
         f"{name} on {result.weights[:8]}{'' if result.condition == CLEAN else ' under ' + result.condition}: "
         f"{len(result.fell)} of {len(result.asked)} images fell, {result.cost.seconds:.1f} s, {rate:,.0f} passes/s"
     )
@@ -98,6 +105,7 @@ def _missing(
 ) -> Iterator[Question]:
     """The questions that can be asked now; some columns wait for the answers to others."""
     seen: set[tuple[str, int]] = set()
+    wanted: dict[tuple[str, ...], list[tuple[Cell, frozenset[int]]]] = {}
     for record, weights in models:
         for name, condition in exam.questions:
             column, clean = exam.columns[name], exam.clean(place, record.net, weights, condition)
@@ -108,11 +116,30 @@ def _missing(
             if following is None or cells[following[0]].key in failed:
                 continue
             cell = cells[following[0]]
-            ids = [i for i in np.flatnonzero(following[1]).tolist() if (cell.key, i) not in seen]
+            ids = frozenset(i for i in np.flatnonzero(following[1]).tolist() if (cell.key, i) not in seen)
             seen |= {(cell.key, i) for i in ids}
-            size = _range(exam.attacks[cell.attack], exam.dataset.shape, len(ids), width)
-            for start in range(0, len(ids), size):
-                yield Question(cell, tuple(ids[start : start + size]), exam.dataset_recipe.written, exam.dataset.shape)
+            wanted.setdefault(exam.run_of(cell), []).append((cell, ids))
+    for alike in wanted.values():
+        for (cell, *others), images in _shared(exam, alike):
+            size = _range(exam.attacks[cell.attack], exam.dataset.shape, len(images), width)
+            for start in range(0, len(images), size):
+                asked = tuple(images[start : start + size])
+                yield Question(cell, asked, exam.dataset_recipe.written, exam.dataset.shape, tuple(others))
+
+
+def _shared(exam: Exam, alike: Sequence[tuple[Cell, frozenset[int]]]) -> Iterator[tuple[tuple[Cell, ...], list[int]]]:
+    """Cells that are answered together, the longest run first, and their images; what is not common comes apart."""
+    by_cell: dict[Cell, frozenset[int]] = {}
+    for cell, ids in alike:
+        by_cell[cell] = by_cell.get(cell, frozenset()) | ids
+
+    common = frozenset.intersection(*by_cell.values())
+    if len(by_cell) > 1 and common:
+        yield tuple(sorted(by_cell, key=exam.length, reverse=True)), sorted(common)
+        by_cell = {cell: ids - common for cell, ids in by_cell.items()}
+    for cell, ids in by_cell.items():
+        if ids:
+            yield (cell,), sorted(ids)
 
 
 def _range(attack: Recipe, shape: Shape, images: int, width: int) -> int:

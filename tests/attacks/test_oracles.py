@@ -22,7 +22,7 @@ from attacks.signhunter import signhunter
 from attacks.spsa import spsa
 from attacks.square import square
 from bench import AttackError, Draws, Shape, ThreatModel, attack
-from bench.plan import passes
+from bench.request import passes
 
 SETTINGS = {
     clean: {},

@@ -4,6 +4,8 @@ from torch import nn
 
 from attacks.fgsm import fgsm
 from attacks.pgd import cw, pgd
+from bench import Draws, ThreatModel
+from bench.victim import Victim
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,25 @@ def test_gradients_and_logits_that_are_not_numbers_do_no_harm(lab):
         for threat in ("linf:0.1", "l2:0.1"):
             assert lab.asked(attack, Rooted(), x, y, threat).fell.tolist() == [False, False]
             assert lab.asked(attack, Broken(), x, y, threat).fell.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("method", [pgd, cw])
+@pytest.mark.parametrize("norm", ["linf:0.02", "l2:0.2"])
+@pytest.mark.parametrize("settings", [{}, {"keep": "any"}, {"restarts": 2}, {"start": "none", "eot": 2}], ids=str)
+def test_shorter_climbs_come_with_longer_ones(lab, method, norm, settings):
+    """Bit by bit the images of runs of their own, in any order of their numbers; with one restart at no cost."""
+    net = lab.small_net()
+    torch.manual_seed(1)
+    x = torch.rand(12, 3, 8, 8)
+    y = net(x).argmax(1)
+    filled = method.recipe(**settings).settings
+    victim = Victim(net, tile=16, access="gradients", images=12)
+    steps = (9, 0, 4, 1)
+    threat, draws = ThreatModel.parse(norm), Draws(0, torch.arange(12), method.name)
+    several = method.together[1](victim, x, y, threat, draws, **filled | {"steps": steps})
+    alone = [lab.call(method, net, x, y, norm, **filled | {"steps": s}) for s in steps]
+    assert all(torch.equal(mine, own) for mine, (own, _) in zip(several, alone, strict=True))
+    fell = [(net(images).argmax(1) != y).sum() for images in several]
+    assert fell[0] > fell[1]
+    if "restarts" not in settings:
+        assert torch.equal(victim.passes()[1], alone[0][1][1])

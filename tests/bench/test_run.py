@@ -267,6 +267,27 @@ def test_a_plan_knows_who_stands_and_counts_what_columns_share_once(place: Place
     assert sum(line.forwards for line in lines) == spent > 0
 
 
+def test_one_run_answers_shorter_runs_too(place: Place) -> None:
+    """20 steps come with 50 where all else agrees: the same verdicts as apart, for the judge's pass alone."""
+    columns = ("pgd(steps=50, step=0.1)", "pgd(steps=20, step=0.1)", "pgd(steps=20, step=0.2)")
+    exam = resolve(replace(ASK, columns=columns), place)
+    predicted = {line.what.partition(": ")[2]: line for line in plan(exam, place)[2:]}
+    summary = go(place, replace(ASK, columns=columns))
+    apart = elsewhere(place, "apart")
+    for column in columns:
+        go(apart, replace(ASK, columns=(column,)))
+    assert verdicts(place) == verdicts(apart)
+    spent = {r.attack: (r, r.cost.backwards / len(r.asked)) for r in summary.records if r.threat}
+    ((long, cost),) = ((r, c) for a, (r, c) in spent.items() if "steps=50" in a)
+    ((short, nothing),) = ((r, c) for a, (r, c) in spent.items() if "step=0.1, steps=20" in a)
+    assert (cost, nothing, short.run, long.run) == (50, 0, long.key, None)
+    assert [predicted[c].backwards // 100 for c in columns] == [50, 0, 20]
+    # What one of them was asked before is not asked again.
+    more = go(place, replace(ASK, columns=columns[:2], n=150))
+    assert {r.run for r in more.records if r.threat} == {None, long.key}
+    assert go(place, replace(ASK, columns=("pgd(steps=30, step=0.1)", columns[0]))).records[0].run is None
+
+
 def test_damaged_weights_are_refused(place: Place) -> None:
     """A flipped byte in the store is found by the hash, with the file's name."""
     go(place, replace(ASK, columns=("clean",)))
