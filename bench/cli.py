@@ -156,7 +156,7 @@ def _exam(command: Any) -> Any:
         _option("--batch", type=click.IntRange(min=1), default=512, show_default=True,
                 help="images an attack holds at once; changes no verdict"),
         _option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
-                help="of the search; fast: in bfloat16 where the machine has it, and float32 confirms every success"),
+                help="of the search; fast: in bfloat16 where the machine has it; the verdict is always float32's"),
         _option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
         _option("--weights", default="", metavar="best,last", callback=_weights,
                 help="which are examined; default: best"),

@@ -28,7 +28,8 @@ VOTES = 20  # forwards by which a random model is judged
 class Subject:
     """What is attacked: a frozen module, its tile, and whether its net declares randomness.
 
-    search: a faster copy, which attacks ask instead; the judge never does.
+    search: a faster copy, which attacks ask instead.  The judge never does; an image that only the copy misreads is
+    attacked again without it.
     """
 
     module: nn.Module
@@ -108,10 +109,8 @@ def _judge_batch(
     attack = attacks[0]
     threads = torch.get_num_threads()
     assert isinstance(attack.plugin, Attack)
-    victim = Victim(
-        subject.module, tile=subject.tile, access=attack.plugin.access, images=len(x),
-        search=subject.search, truth=y.cpu(),
-    )  # fmt: skip
+    asked_module = subject.search or subject.module
+    victim = Victim(asked_module, tile=subject.tile, access=attack.plugin.access, images=len(x))
     draws = Draws(seed, asked.to(x.device, copy=True), attack.name)
     others = {
         name: Victim(other.module, tile=other.tile, access="gradients", images=len(x), meter=victim.meter)
@@ -126,8 +125,43 @@ def _judge_batch(
     be_exact(threads)  # whatever the attack left behind
     verdicts = [_decide(subject, a, answer, x, y, threat, asked) for a, answer in zip(attacks, answers, strict=True)]
     forwards, backwards = victim.passes()
-    first = replace(verdicts[0], forwards=forwards + verdicts[0].forwards, backwards=backwards)
-    return [first, *verdicts[1:]]
+    verdicts[0] = replace(verdicts[0], forwards=forwards + verdicts[0].forwards, backwards=backwards)
+    if subject.search is None:
+        return verdicts
+    deceived = [_deceived(subject, v, answer, y) for v, answer in zip(verdicts, answers, strict=True)]
+    rows = torch.stack(deceived).any(0).nonzero()[:, 0]
+    if not len(rows):
+        return verdicts
+    there = rows.to(x.device)
+    slow = _judge_batch(
+        replace(subject, search=None), attacks, threat, x[there], y[there], asked[rows], seed, surrogates
+    )
+    return [_instead(v, s, rows, d) for v, s, d in zip(verdicts, slow, deceived, strict=True)]
+
+
+def _deceived(subject: Subject, verdict: Verdict, x_adv: Tensor, y: Tensor) -> Tensor:
+    """Which images the fast search took for fallen, and the judge does not: (n,)."""
+    assert subject.search is not None
+    found, stands = torch.zeros_like(verdict.fell), ~verdict.fell
+    if stands.any():
+        there = stands.to(y.device)
+        search = Victim(subject.search, tile=subject.tile, access="scores", images=int(stands.sum()))
+        logits = search(x_adv.detach()[there].clamp(0, 1))
+        found[stands] = ((logits.argmax(1) != y[there]) | ~logits.isfinite().all(1)).cpu()
+    return found
+
+
+def _instead(fast: Verdict, slow: Verdict, rows: Tensor, chosen: Tensor) -> Verdict:
+    """The fast verdict with the slow one's in some places; the passes of both count."""
+    picked = chosen[rows]
+    places = rows[picked]
+    adversarial = fast.adversarial.new_zeros(len(fast.fell), *fast.adversarial.shape[1:])
+    adversarial[fast.fell] = fast.adversarial
+    adversarial[rows[slow.fell & picked]] = slow.adversarial[picked[slow.fell]]
+    of_slow = {name: getattr(slow, name)[picked] for name in ("fell", "predicted", "margin", "distance")}
+    merged = {name: getattr(fast, name).index_copy(0, places, values) for name, values in of_slow.items()}
+    spent = {name: getattr(fast, name).index_add(0, rows, getattr(slow, name)) for name in ("forwards", "backwards")}
+    return replace(fast, **merged, **spent, adversarial=adversarial[merged["fell"]])
 
 
 def _decide(

@@ -1,4 +1,4 @@
-"""The search in lower precision: a faster copy of a model, whose every success the model itself confirms."""
+"""The search in lower precision: a faster copy of a model, which only the search asks."""
 
 from __future__ import annotations
 
@@ -29,14 +29,16 @@ class Hastened(nn.Module):
 
 
 def hasten(module: nn.Module, x: Tensor) -> nn.Module:
-    """A copy of a frozen module, faster on the device of the images x (N, C, H, W), which it is tried on.
+    """A copy of a frozen module, faster on the device of the images x (N, C, H, W), which it is tried on; or itself.
 
     Batch normalisation is folded into the convolution before it, memory is laid out channels last, and numbers are
-    bfloat16 where the device computes in it and the net is so large that this pays.  What cannot be changed so is
-    left as it is.
+    bfloat16 where the device computes in it.  What cannot be changed so is left as it is, and so are small nets, which
+    gain nothing by it.
     """
+    if small(module):
+        return module
     folded = fold(module)
-    for dtype in dict.fromkeys([torch.float32 if small(module) else _quick(x.device), torch.float32]):
+    for dtype in dict.fromkeys([_quick(x.device), torch.float32]):
         fast = Hastened(copy.deepcopy(folded), dtype).eval().requires_grad_(False)
         if _works(fast, x):
             return fast

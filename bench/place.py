@@ -103,7 +103,8 @@ def _subject(place: Place, net: str, weights: str, shape: Shape, precision: Prec
     if precision == "exact":
         return Subject(module, tile, recipe.plugin.random)
     x = torch.full((tile, shape.channels, shape.size, shape.size), 0.5, device=place.device)
-    return Subject(module, tile, recipe.plugin.random, hasten(module, x))
+    fast = hasten(module, x)
+    return Subject(module, tile, recipe.plugin.random, None if fast is module else fast)
 
 
 def build(recipe: Recipe, shape: Shape) -> torch.nn.Module:

@@ -72,10 +72,6 @@ class Victim:
 
     Every pass has the shape of the tile: images are padded to it, so that an image meets the same arithmetic
     wherever it sits and whoever sits beside it.
-
-    search: a faster module that is asked in its stead.  Where that one misreads an image, given the true classes
-    (images,) in `truth`, the module itself is asked too, and its logits are what the attack sees: a search never
-    stops at what the module would not misread.
     """
 
     def __init__(
@@ -88,41 +84,19 @@ class Victim:
         rows: Tensor | None = None,
         meter: Meter | None = None,
         dtype: torch.dtype = torch.float32,
-        search: nn.Module | None = None,
-        truth: Tensor | None = None,
     ) -> None:
         self._meter = meter = meter or Meter(images)
-        self._rows = here = torch.arange(images) if rows is None else rows
+        self._rows = torch.arange(images) if rows is None else rows
         self._access, self._dtype = access, dtype
 
         def again(rows: Tensor) -> Victim:
-            return Victim(
-                module, tile=tile, access=access, images=images, rows=rows, meter=meter, dtype=dtype,
-                search=search, truth=truth,
-            )  # fmt: skip
+            return Victim(module, tile=tile, access=access, images=images, rows=rows, meter=meter, dtype=dtype)
 
         def tiles(x: Tensor, *more: Tensor) -> Iterator[_Tile]:
-            return _tiles(search or module, tile, x, *more)
-
-        def confirmed(x: Tensor, logits: Tensor) -> Tensor:
-            if search is None or truth is None or len(x) % len(here):
-                return logits
-            rows = here.repeat(len(x) // len(here))
-            doubtful = (logits.detach().argmax(1).cpu() != truth[rows]) | ~logits.detach().isfinite().all(1).cpu()
-            if not doubtful.any():
-                return logits
-            meter.book(0, rows[doubtful], int(doubtful.sum()))
-            with torch.no_grad():
-                exact = torch.cat([z[:n] for z, n, *_ in _tiles(module, tile, x.detach()[doubtful])])
-            places = doubtful.nonzero()[:, 0].to(logits.device)
-            return (
-                logits.index_copy(0, places, exact)
-                if not logits.requires_grad
-                else (logits + torch.zeros_like(logits).index_copy(0, places, exact - logits.detach()[places]))
-            )
+            return _tiles(module, tile, x, *more)
 
         # The module lives in closures alone: an attack that may only see scores finds no attribute to open.
-        self._again, self._tiles, self._confirmed = again, tiles, confirmed
+        self._again, self._tiles = again, tiles
 
     def __getitem__(self, keep: Rows) -> Victim:
         return self._again(self._rows[keep.cpu() if isinstance(keep, Tensor) else keep])
@@ -135,9 +109,9 @@ class Victim:
             logits = torch.cat([z[:n] for z, n, *_ in self._tiles(x)])
             if logits.requires_grad:
                 logits.register_hook(lambda grad: self._meter.book(1, self._rows, len(grad)))
-            return self._confirmed(x, logits)
+            return logits
         with torch.no_grad():
-            logits = self._confirmed(x, torch.cat([z[:n] for z, n, *_ in self._tiles(x.detach())]))
+            logits = torch.cat([z[:n] for z, n, *_ in self._tiles(x.detach())])
         if self._access == "labels":
             return torch.zeros_like(logits).scatter(1, logits.argmax(1, keepdim=True), 1)
         return logits
@@ -153,7 +127,7 @@ class Victim:
                 logits.append(z.detach()[:n])
                 values.append(value.detach()[:n])
                 grads.append(_grad(value.sum(), x_tile)[:n])
-        return self._confirmed(x, torch.cat(logits)), torch.cat(values), torch.cat(grads)
+        return torch.cat(logits), torch.cat(values), torch.cat(grads)
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """One forward, and one backward a class."""
@@ -166,7 +140,7 @@ class Victim:
                 one = [_grad(picked[k], x_tile, keep=k < count - 1)[:n] for k in range(count)]
                 logits.append(z.detach()[:n])
                 grads.append(torch.stack(one, 1))
-        return self._confirmed(x, torch.cat(logits)), torch.cat(grads)
+        return torch.cat(logits), torch.cat(grads)
 
     @property
     def meter(self) -> Meter:

@@ -1,4 +1,4 @@
-"""Fast search, exact verdict: a faster copy answers, and the model itself confirms every success."""
+"""Fast search, exact verdict: attacks ask a faster copy, and what only that one misreads is attacked again."""
 
 import copy
 
@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from bench.draws import Draws
+from attacks.apgd import apgd_ce
+from attacks.pgd import pgd
+from bench.evaluate import Subject, judge, judge_together
+from bench.exam import Part
 from bench.fast import Hastened, fold, hasten
 from bench.threat import ThreatModel
-from bench.victim import Victim, freeze, small
+from bench.victim import freeze, small
 
 
 class Branches(nn.Module):
@@ -76,18 +79,19 @@ def test_a_convolution_that_two_layers_read_is_not_folded():
     assert torch.allclose(fold(net)(x), net(x), atol=1e-6)
 
 
-def test_what_cannot_be_traced_or_lowered_still_answers():
+def test_what_cannot_be_traced_or_lowered_still_answers(monkeypatch):
     """The same logits within rounding."""
     x = torch.rand(4, 3, 8, 8)
+    monkeypatch.setattr("bench.fast.small", lambda _module: False)
     for net in (seasoned(Branches()), freeze(Whole(), torch.device("cpu"))):
         assert torch.allclose(hasten(net, x)(x), net(x), atol=1e-2)
 
 
 def test_only_nets_that_gain_by_it_are_lowered():
-    """Below a million parameters in float32; above in the machine's quick format, with logits about the same."""
+    """Below a million parameters not at all; above in the machine's quick format, with logits about the same."""
     tiny, x = block(), torch.rand(4, 3, 8, 8)
     assert small(tiny)
-    assert hasten(tiny, x).dtype == torch.float32
+    assert hasten(tiny, x) is tiny
     large = seasoned(nn.Sequential(nn.Conv2d(3, 256, 3), nn.Conv2d(256, 512, 3), nn.Flatten(), nn.Linear(8192, 10)))
     assert not small(large)
     fast = hasten(large, x)
@@ -108,46 +112,71 @@ class Liar(nn.Module):
         return self.net(x).roll(1, 1)
 
 
+class Believer(nn.Module):
+    """Says of every image that it is of class 0, whatever it looks like."""
+
+    def forward(self, x):
+        return nn.functional.one_hot(torch.zeros(len(x), dtype=torch.long), 5) + 0 * x.flatten(1)[:, :1]
+
+
 @pytest.fixture
 def scene():
+    """A net, images and its classes of them, two of which are given wrong."""
     net = block()
-    x = torch.rand(9, 3, 8, 8)
-    return net, x, net(x).argmax(1)
+    x = (torch.rand(9, 3, 8, 8) * 255).byte()
+    y = net(x.float() / 255).argmax(1)
+    y[[2, 5]] = (y[[2, 5]] + 1) % 5
+    return net, Part(x.numpy(), y.numpy())
 
 
-def test_what_the_search_misreads_the_model_is_asked_about(scene):
-    """A search that misreads them is corrected for a forward an image; where it agrees with the truth it stays."""
-    net, x, y = scene
-    truth = y.clone()
-    truth[3] = (y[3] + 1) % 5  # the liar's word
-    victim = Victim(net, tile=4, access="gradients", images=9, search=Liar(net), truth=truth)
-    others = torch.arange(9) != 3
-    logits = victim(x)
-    assert torch.allclose(logits[others], net(x)[others], atol=1e-6)
-    assert torch.allclose(logits[3], net(x)[3].roll(1), atol=1e-6)
-    assert victim.passes()[0].tolist() == [1 if i == 3 else 2 for i in range(9)]
-    logits, _, _ = victim.gradient(x, y, lambda z, _y: z[:, 0])
-    assert torch.equal(logits.argmax(1)[:3], y[:3])
-    few = victim[torch.tensor([0, 5])]
-    assert torch.equal(few(x[[0, 5]].repeat(3, 1, 1, 1)).argmax(1), y[[0, 5]].repeat(3))
-    graph = victim(x.clone().requires_grad_())
-    assert torch.equal(graph.argmax(1)[:3], y[:3])
-    (slope,) = torch.autograd.grad(graph.sum(), [graph])
-    assert slope.shape == (9, 5)
+def asked(net, part, search, attack=apgd_ce, batch=4, order=None, **settings):
+    return judge(
+        Subject(net, 4, search=search), attack.recipe(**settings), ThreatModel.parse("linf:0.25"), part,
+        torch.arange(9) if order is None else order, seed=0, batch=batch, device=torch.device("cpu"),
+    )  # fmt: skip
+
+
+def test_a_search_that_cries_wolf_is_not_believed(scene):
+    """It misreads all at once; the judge does not, and these images are attacked again without it, as if never with."""
+    net, part = scene
+    slow, fast = asked(net, part, None, steps=9), asked(net, part, Liar(net), steps=9)
+    assert 2 < slow.fell.sum() < 9
+    assert torch.equal(fast.fell, slow.fell)
+    again = torch.ones(9, dtype=torch.bool).index_fill(0, torch.tensor([2, 5]), value=False)  # the liar's word is true
+    for field in ("predicted", "margin", "distance"):
+        assert torch.equal(getattr(fast, field)[again], getattr(slow, field)[again])
+    assert torch.equal(fast.forwards[again], slow.forwards[again] + 2)  # the start in vain, and the judge's look at it
+    where = fast.fell & again
+    mine, theirs = fast.adversarial[where[fast.fell]], slow.adversarial[where[slow.fell]]
+    assert torch.equal(mine, theirs)
+
+
+def test_a_search_that_sees_nothing_fells_nothing_but_what_is_lost(scene):
+    """Every image is of class 0 to it, so gradients are nil; what it never misread is not attacked again."""
+    net, part = scene
+    blind = asked(net, part, Believer(), steps=9)
+    assert (blind.backwards[torch.tensor(part.y == 0)] == 9).all()
+
+
+def test_each_attack_of_a_run_is_judged_for_itself(scene):
+    """Shorter and longer climbs of one run with a search that lies: as apart."""
+    net, part = scene
+    recipes = [pgd.recipe(steps=s, step=0.3) for s in (6, 2)]
+    place = {"seed": 0, "batch": 4, "device": torch.device("cpu")}
+    threat = ThreatModel.parse("linf:0.02")
+    together = judge_together(Subject(net, 4, search=Liar(net)), recipes, threat, part, torch.arange(9), **place)
+    for recipe, verdict in zip(recipes, together, strict=True):
+        alone = judge(Subject(net, 4, search=Liar(net)), recipe, threat, part, torch.arange(9), **place)
+        for field in ("fell", "predicted", "margin", "distance", "adversarial"):
+            assert torch.equal(getattr(verdict, field), getattr(alone, field)), field
 
 
 def test_a_fast_search_says_the_same_in_any_batch(scene):
-    """Confirmed logits too come from tiles of one shape."""
-    from attacks.apgd import apgd_ce
-
-    net, x, y = scene
+    """In bfloat16, whatever stands beside an image, and whoever has to be attacked again."""
+    net, part = scene
     fast = Hastened(copy.deepcopy(net), torch.bfloat16)
-
-    def images(rows):
-        victim = Victim(net, tile=4, access="gradients", images=len(rows), search=fast, truth=y[rows])
-        draws = Draws(0, rows, "apgd-ce")
-        return apgd_ce(victim, x[rows], y[rows], ThreatModel.parse("linf:0.02"), draws, steps=8)
-
-    whole = images(torch.arange(9))
-    for rows in (torch.arange(9).flip(0), torch.tensor([4]), torch.tensor([7, 0, 8, 2])):
-        assert torch.equal(images(rows), whole[rows])
+    whole = asked(net, part, fast, steps=8)
+    for batch, order in ((1, torch.arange(9)), (7, torch.arange(9).flip(0)), (9, torch.tensor([4, 7, 0, 8]))):
+        other = asked(net, part, fast, batch=batch, order=order, steps=8)
+        for field in ("fell", "predicted", "margin", "distance", "forwards", "backwards"):
+            assert torch.equal(getattr(other, field), getattr(whole, field)[order]), field
