@@ -94,27 +94,44 @@ def ascend(
     keep: Literal["last", "any"],
     start: Literal["uniform", "none"],
 ) -> Tensor:
-    """The last image of the climb, or with keep="any" the first misread one: the loop behind `pgd` and `cw`."""
+    """The last image of the climb, or with keep="any" the first misread one: what `pgd` and `cw` do."""
     if not threat.eps:
         return x
-    length = step * float(threat.eps)
 
     def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        found, rows = x.clone(), torch.arange(len(x), device=x.device)
-        now = threat.random(x, draws.at("start")) if start == "uniform" else x
-        for turn in range(steps):
-            logits, _, grad = model.gradient(now, y, loss)
-            if keep == "any" and (fell := misread(logits, y)).any():
-                found[rows[fell]] = now[fell]
-                if fell.all():
-                    return found, rows[~fell]
-                model, x, y, draws, rows = model[~fell], x[~fell], y[~fell], draws[~fell], rows[~fell]
-                now, grad = now[~fell], grad[~fell]
-            now = threat.project(now + length * _direction(threat, now, grad, draws.at(step=turn)), x)
-        found[rows] = now
-        return found, rows
+        return climb(model, x, y, threat, draws, loss, steps=steps, step=step, keep=keep, start=start)
 
     return over_restarts(search, model, x, y, draws, restarts)
+
+
+def climb(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    draws: Draws,
+    loss: Loss,
+    *,
+    steps: int,
+    step: float,
+    keep: Literal["last", "any"],
+    start: Literal["uniform", "none"],
+) -> tuple[Tensor, Tensor]:
+    """One search by steps of step * eps; y is (N,), or (N, 2) of true class and target."""
+    found, rows = x.clone(), torch.arange(len(x), device=x.device)
+    length = step * float(threat.eps)
+    now = threat.random(x, draws.at("start")) if start == "uniform" else x
+    for turn in range(steps):
+        logits, _, grad = model.gradient(now, y, loss)
+        if keep == "any" and (fell := misread(logits, y if y.ndim == 1 else y[:, 0])).any():
+            found[rows[fell]] = now[fell]
+            if fell.all():
+                return found, rows[~fell]
+            model, x, y, draws, rows = model[~fell], x[~fell], y[~fell], draws[~fell], rows[~fell]
+            now, grad = now[~fell], grad[~fell]
+        now = threat.project(now + length * _direction(threat, now, grad, draws.at(step=turn)), x)
+    found[rows] = now
+    return found, rows
 
 
 def over_restarts(search: Search, model: Model, x: Tensor, y: Tensor, draws: Draws, restarts: int) -> Tensor:
