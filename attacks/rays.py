@@ -20,7 +20,7 @@ TOLERANCE = 1e-3  # of a bisection, in L2 units
     cost=lambda queries: (queries, 0),
 )  # fmt: skip
 def rays(model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, queries: int = 10_000) -> Tensor:
-    """Flip a block of signs; where the image then is misread at the radius reached, halve to a smaller radius.
+    """Flip a block of signs; where the image is misread at the radius reached, halve to a smaller one, and keep both.
 
     arXiv:2006.12792.  Access: labels.  Linf.  No randomness.  Minimum over ANY: the nearest misread image asked about.
     An image is x + radius * signs, clipped to [0, 1].  All signs are + at first, the radius 1 (the corners of the
@@ -54,7 +54,7 @@ class _Ray(Hunt):
     halving: Tensor  # (n,) bool, whether the flipped signs are misread at `radius`, and a smaller one is searched
     low: Tensor  # (n,) the flipped signs are not misread at `low`, and are at `high`
     high: Tensor
-    vain: Tensor  # (n,) single values flipped in vain since the last flip that was not
+    vain: Tensor  # (n,) single values flipped since a flip last brought a smaller radius
 
 
 def _start(hunt: Hunt, count: int) -> dict[str, Any]:
@@ -87,12 +87,13 @@ def _ask_once(ray: _Ray, threat: ThreatModel, table: Tensor, tolerance: float) -
     hit = ray.ask(threat, new, torch.ones_like(ray.halving))
     ray.high = torch.where(hit, radius, ray.high)
     ray.low = torch.where(ray.halving & ~hit, radius, ray.low)
-    vain, found = ~ray.halving & ~hit, ray.halving & (ray.high - ray.low <= tolerance)
-    ray.halving = (ray.halving | hit) & ~found
+    halved = ray.halving & (ray.high - ray.low <= tolerance)
+    found, over = halved & (ray.high < ray.radius), halved | (~ray.halving & ~hit)
+    ray.halving = (ray.halving | hit) & ~over
     ray.signs = torch.where(found[:, None], flipped, ray.signs)
     ray.radius = torch.where(found, ray.high, ray.radius)
     single = ray.block >= len(table) - len(place)
-    ray.vain = torch.where(found, 0, ray.vain + (vain & single))
+    ray.vain = torch.where(found, 0, ray.vain + (over & single))
     following = torch.where(ray.block + 1 < len(table), ray.block + 1, len(table) - len(place))
-    ray.block = torch.where(vain | found, following, ray.block)
-    ray.low = torch.where(vain | found, 0.0, ray.low)
+    ray.block = torch.where(over, following, ray.block)
+    ray.low = torch.where(over, 0.0, ray.low)

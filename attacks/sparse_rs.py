@@ -150,7 +150,7 @@ def _colours_at(images: Tensor, places: Tensor) -> Tensor:
 
 
 def other_colours(old: Tensor, drawn: Tensor, others: Tensor) -> Tensor:
-    """Corner colours (n, k, C) as drawn; where that is the old one, the corner that many after it: 1 + others (n, k)."""
+    """Corner colours (n, k, C) as drawn; where that is the old one, the corner 1 + others (n, k) after it."""
     bits = 2 ** torch.arange(old.shape[2], device=old.device)
     code = ((drawn > 0).long() * bits).sum(2)
     following = (code + 1 + others) % 2 ** old.shape[2]

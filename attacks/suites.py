@@ -24,6 +24,12 @@ STANDARD = Suite(
     summary="AutoAttack, standard version: four attacks, each on the images that stand",
 )
 
+BLACKBOX = Suite(
+    "blackbox",
+    parts=((("clean", "square-5000", "signhunter", "nes", "simba", "rays", "hopskipjump"), ("clean",)),),
+    summary="attacks that see scores alone, or labels alone: 5,000 or 10,000 questions an image (Linf)",
+)
+
 FULL = Suite(
     "full",
     parts=((("clean", "fgsm", "pgd-20", "pgd-100", "cw", "mma", "aa", "mde", "square-5000"), ("clean",)),),

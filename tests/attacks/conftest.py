@@ -87,8 +87,11 @@ def asked(attack, module, x, y, threat, *, seed=0, tile=16, batch=64, order=None
     return replace(verdict, fell=inside, adversarial=verdict.adversarial[inside[verdict.fell]])
 
 
-def distance(weight, bias, x, y, norm):
-    """The exact distance (n,) of each image to another class of a linear model, box included; float64, inf if none."""
+def distance(weight, bias, x, y, norm, channels=1):
+    """The exact distance (n,) of each image to another class of a linear model, box included; float64, inf if none.
+
+    channels: of L0, which counts pixels.
+    """
     weight, bias, x = weight.double(), bias.double(), x.double().flatten(1)
     z = x @ weight.T + bias
     found = torch.full((len(x),), torch.inf, dtype=torch.float64)
@@ -96,12 +99,15 @@ def distance(weight, bias, x, y, norm):
         w = weight[j] - weight[y]
         gap = z.gather(1, y[:, None])[:, 0] - z[:, j]
         cap = torch.where(w > 0, 1 - x, x)
-        found = torch.where(y != j, torch.minimum(found, _reach(w.abs(), cap, gap, norm)), found)
+        found = torch.where(y != j, torch.minimum(found, _reach(w.abs(), cap, gap, norm, channels)), found)
     return found
 
 
-def _reach(w, cap, gap, norm):
+def _reach(w, cap, gap, norm, channels):
     """The least size of a perturbation in [0, cap] that gains `gap` at w each."""
+    if norm == "l0":  # repaint the pixels that gain most
+        gained = (w * cap).view(len(w), channels, -1).sum(1).sort(1, descending=True).values.cumsum(1)
+        return torch.where(gained[:, -1] >= gap, 1.0 + (gained < gap[:, None]).sum(1), torch.inf).double()
     if norm == "l1":  # fill the steepest values first
         steep, order = w.sort(1, descending=True)
         caps = cap.gather(1, order)
