@@ -51,9 +51,9 @@ RUNS = [
     (sparse_rs, {"queries": 70}),
     (simba, {"queries": 40}),
     (simba, {"queries": 40, "basis": "dct"}),
-    (rays, {"queries": 150}),
-    (hopskipjump, {"queries": 400}),
-    (boundary, {"queries": 150}),
+    (rays, {"queries": 80}),
+    (hopskipjump, {"queries": 150}),
+    (boundary, {"queries": 60}),
 ]
 CASES = [(a, s, n) for a, s in RUNS for n in a.norms]
 NAMES = [f"{a.name}-{s.get('keep') or s.get('kind') or s.get('basis', '')}-{n}" for a, s, n in CASES]
@@ -155,4 +155,4 @@ def test_few_classes_and_one_image(lab, method, settings, norm, classes):
     verdict = lab.asked(method, net, x, y, f"{norm}:{10 * EPS[norm]}", **settings)
     assert verdict.margin.isfinite().all()
     # FAB gives the image itself where it finds nothing in the ball.
-    assert verdict.distance > 0 or (method in {fab, fab_t, simba} and not verdict.fell)
+    assert verdict.distance > 0 or (method in {fab, fab_t} and not verdict.fell)

@@ -10,7 +10,9 @@ from attacks.boundary import INWARDS, SIDEWAYS, _look, _scaled, _sidestep, bound
 from attacks.decisions import begin, bisect
 from attacks.hopskipjump import _slope, hopskipjump
 from attacks.rays import rays
+from attacks.suites import BLACKBOX
 from bench import Draws, ThreatModel
+from bench.registry import plugins
 from bench.victim import Victim
 
 SHORT = {rays: {}, hopskipjump: {"tries": 30}, boundary: {"tries": 30}}
@@ -311,3 +313,14 @@ def test_the_steps_follow_the_shares_of_successes():
     assert falls.tolist() == [False, False, True, False]
     assert looks.tolist() == [0, 100, 0, 0]
     assert INWARDS == (30, 0.1, 0.25)
+
+
+def test_the_black_box_suite_asks_for_no_gradient():
+    """Each of its attacks sees scores or labels, and can search a Linf ball."""
+    registry = plugins()
+    names = registry.suite("blackbox").parts[0][0]
+    assert names == BLACKBOX.parts[0][0]
+    found = [registry.parse("attack", text).plugin for name in names[1:] for text in registry.column(name).attacks]
+    assert [attack.name for attack in found] == ["square", "signhunter", "nes", "simba", "rays", "hopskipjump"]
+    assert {attack.access for attack in found} == {"scores", "labels"}
+    assert all("linf" in attack.norms for attack in found)

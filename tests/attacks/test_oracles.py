@@ -48,9 +48,9 @@ SETTINGS = {
     pgd_t: {"steps": 10, "targets": 3},
     sparse_rs: {"queries": 60},
     simba: {"queries": 100},
-    rays: {"queries": 200},
-    hopskipjump: {"queries": 400},
-    boundary: {"queries": 300},
+    rays: {"queries": 120},
+    hopskipjump: {"queries": 150},
+    boundary: {"queries": 120},
 }
 LABELS = {noise, rays, hopskipjump, boundary}
 SCALELESS = {
