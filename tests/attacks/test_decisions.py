@@ -282,6 +282,16 @@ def test_probes_in_chunks_are_the_same_probes(lab, monkeypatch):
     assert torch.equal(together[2], alone[2])
 
 
+def test_a_round_begins_only_where_its_probes_and_a_step_are_paid_for(linear):
+    """100 probes and one question more; else what is left is not spent."""
+    net, x, y, _ = linear
+    x, y = x[:1], y[:1]
+    started = int(run(hopskipjump, net, x, y, "l2", queries=90)[2])
+    assert started < 90
+    for more, spent in ((100, started), (101, started + 101)):
+        assert run(hopskipjump, net, x, y, "l2", queries=started + more)[2].tolist() == [spent]
+
+
 def test_a_sidestep_stays_on_the_sphere():
     """At the same distance, turned by the step's angle, in any direction."""
     torch.manual_seed(0)
