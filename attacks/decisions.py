@@ -12,7 +12,7 @@ from attacks.losses import misread
 from attacks.pgd import select
 from bench import Draws, Model, ThreatModel
 
-HALVINGS = 40  # of a bisection, at most: float64 sees them all, and the images' float32 hardly ever
+HALVINGS = 40  # of a bisection or a step, at most: finer than images in float32 can be
 FIELDS = 4  # a side, of coarse noise
 START = 0.001  # how near the boundary a start is brought, as a share of its way to the image
 

@@ -82,7 +82,7 @@ def _slope(hunt: Hunt, now: Tensor, threat: ThreatModel, turn: int, probes: int,
         here = draws.at(step=range(begins, min(begins + many, probes)))
         v = here.normal(*now.shape[1:]) if threat.norm == "l2" else 2 * here.uniform(*now.shape[1:]) - 1
         v = v.double().transpose(0, 1)  # (probes, n, C, H, W)
-        length = per_image_sum(v.square().flatten(0, 1)).sqrt().view(len(v), -1, 1, 1, 1)
+        length = per_image_sum(v.square().flatten(0, 1)).sqrt().clamp_min(1e-12).view(len(v), -1, 1, 1, 1)
         asked = (middle + column(size) * (v / length)).clamp(0, 1).float()
         hit = hunt.probe(asked)
         moved = (asked.double() - middle) / column(size)
