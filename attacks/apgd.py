@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from attacks.apgd_l1 import climb_l1
 from attacks.eot import averaged
 from attacks.losses import cross_entropy, dlr, misread, rivals, targeted_dlr
 from attacks.pgd import Loss, over_restarts, select, steepest
+from attacks.targets import over_targets
 from bench import Draws, Model, ThreatModel, attack
 
 INERTIA = 0.75  # the share of a move that is new; the rest repeats the move before
@@ -94,19 +96,12 @@ def apgd_t(
     """
     if not threat.eps:
         return x
-    logits = model(x)
-    stands = ~misread(logits, y)
-    if not stands.any():
-        return x
 
-    def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        pair = torch.stack([y[:, 0], y[:, 1 + draws.restart]], 1)
+    def search(model: Model, x: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        pair = labels[:, [0, 1 + draws.restart]]
         return climb_once(model, x, pair, threat, draws, targeted_dlr, steps)
 
-    found = x.clone()
-    labels = torch.cat([y[:, None], rivals(logits, y, targets)], 1)[stands]  # true classes first
-    found[stands] = over_restarts(search, model[stands], x[stands], labels, draws[stands], labels.shape[1] - 1)
-    return found
+    return over_targets(search, model, x, y, draws, partial(rivals, count=targets))
 
 
 def apgd(

@@ -37,7 +37,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_margin(logits: Tensor, pair: Tensor) -> Tensor:
-    """z_t - z_y: (N,), for pairs (N, 2) of the true class and the target."""
+    """z_t - z_y: (N,), for pairs (N, 2) of the true class and the target; without a hinge, and never rescaled."""
     return _own(logits, pair[:, 1]) - _own(logits, pair[:, 0])
 
 
@@ -57,7 +57,9 @@ def targeted_dlr(logits: Tensor, pair: Tensor) -> Tensor:
 def rivals(logits: Tensor, y: Tensor, count: int) -> Tensor:
     """The classes with the largest logits beside the true one, best first: (N, count), or fewer where K is small."""
     others = logits.scatter(1, y[:, None], -torch.inf)
-    return others.sort(dim=1, descending=True, stable=True).indices[:, : min(count, logits.shape[1] - 1)]
+    order = others.argsort(dim=1, descending=True, stable=True)
+    # The true class is taken out by name: a class of logit -inf may tie with it.
+    return order[order != y[:, None]].view(len(y), -1)[:, :count]
 
 
 def misread(logits: Tensor, y: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attacks.losses import margin, misread
+from attacks.losses import margin, misread, rivals, targeted_margin
 from attacks.pgd import Loss, over_restarts, steepest
-from attacks.targets import best_others, over_targets, toward
+from attacks.targets import over_targets
 from bench import Draws, Model, ThreatModel, UsageError, attack
 
 AUTHORS_CLASSES = 10  # the authors' code for many targets is written for ten classes
@@ -109,7 +109,7 @@ def mdmt(
 
     def search(model: Model, x: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         target = 1 + draws.restart // 2 % (labels.shape[1] - 1)
-        losses = [_own, (_not_own, _target)[draws.restart % 2], toward]
+        losses = [_own, (_not_own, _target)[draws.restart % 2], targeted_margin]
         return _decompose(model, x, labels[:, [0, target]], threat, draws, losses, steps, change)
 
     def choose(logits: Tensor, y: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def targets(logits: Tensor, y: Tensor, *, true_class: bool) -> Tensor:
     if logits.shape[1] == AUTHORS_CLASSES and true_class:
         ranked = logits.argsort(dim=1, descending=True, stable=True)
         return torch.cat([ranked[:, :9].flip(1), ranked[:, 9:]], 1)
-    return best_others(logits, y, 9).flip(1)
+    return rivals(logits, y, 9).flip(1)
 
 
 def length(step: int, steps: int, change: int) -> float:

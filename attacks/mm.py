@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import climb_once
+from attacks.losses import rivals, targeted_margin
 from attacks.pgd import steepest
-from attacks.targets import best_others, over_targets, toward
+from attacks.targets import over_targets
 from bench import Draws, Model, ThreatModel, attack
 
 
@@ -67,9 +68,9 @@ def _one_by_one(
 
     def search(model: Model, x: Tensor, labels: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         pair = labels[:, [0, 1 + draws.restart]]
-        return climb_once(model, x, pair, threat, draws, toward, steps)
+        return climb_once(model, x, pair, threat, draws, targeted_margin, steps)
 
-    return over_targets(search, model, x, y, draws, partial(best_others, count=count))
+    return over_targets(search, model, x, y, draws, partial(rivals, count=count))
 
 
 @attack(
@@ -101,14 +102,14 @@ def mma(
     """
     if not threat.eps:
         return x
-    others = best_others(model(x), y, targets)
+    others = rivals(model(x), y, targets)
     images, count = others.shape
     # All climbs in one pass: first every image for its first target, then for its second, ...
     pair = torch.stack([y.repeat(count), others.T.flatten()], 1)
     around = x.repeat(count, 1, 1, 1)
     now = threat.random(x, draws.at("start")).repeat(count, 1, 1, 1)
     for _ in range(steps):
-        grad = model.gradient(now, pair, toward)[2]
+        grad = model.gradient(now, pair, targeted_margin)[2]
         now = threat.project(now + step * float(threat.eps) * steepest(threat, grad), around)
-    best = toward(model(now), pair).view(count, images).argmax(0)
+    best = targeted_margin(model(now), pair).view(count, images).argmax(0)
     return now.view(count, *x.shape)[best, torch.arange(images, device=x.device)]

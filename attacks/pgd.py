@@ -33,13 +33,17 @@ def _together(loss: Loss) -> Callable[..., list[Tensor]]:
 
     def climbs(
         model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws,
-        *, steps: tuple[int, ...], eot: int, **settings: Any,
+        *, steps: tuple[int, ...], step: float, restarts: int, eot: int, **settings: Any,
     ) -> list[Tensor]:  # fmt: skip
-        if settings["restarts"] == 1:
-            return climb(averaged(model, eot), x, y, threat, draws, loss, stops=steps, **settings)
-        # Which images start again depends on where the climb before ended.
+        if not threat.eps:
+            return [x for _ in steps]
         asked = averaged(model, eot)
-        return [climb(asked, x, y, threat, draws, loss, stops=(s,), **settings)[0] for s in steps]
+        if restarts == 1:
+            return climb(asked, x, y, threat, draws.at(restart=0), loss, stops=steps, step=step, **settings)[0]
+        # Which images start again depends on where the climb before ended.
+        return [
+            ascend(asked, x, y, threat, draws, loss, steps=s, step=step, restarts=restarts, **settings) for s in steps
+        ]
 
     return climbs
 
@@ -125,11 +129,15 @@ def ascend(
     keep: Literal["last", "any"],
     start: Literal["uniform", "none"],
 ) -> Tensor:
-    """The last image of the climb, or with keep="any" the first misread one: the loop behind `pgd` and `cw`."""
-    (found,) = climb(
-        model, x, y, threat, draws, loss, stops=(steps,), step=step, restarts=restarts, keep=keep, start=start
-    )
-    return found
+    """The last image of the climb, or with keep="any" the first misread one: what `pgd` and `cw` do."""
+    if not threat.eps:
+        return x
+
+    def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        (found,), rows = climb(model, x, y, threat, draws, loss, stops=(steps,), step=step, keep=keep, start=start)
+        return found, rows
+
+    return over_restarts(search, model, x, y, draws, restarts)
 
 
 def climb(
@@ -142,41 +150,30 @@ def climb(
     *,
     stops: tuple[int, ...],
     step: float,
-    restarts: int,
     keep: Literal["last", "any"],
     start: Literal["uniform", "none"],
-) -> list[Tensor]:
-    """As `ascend`, after each of these numbers of steps; several of them have one restart."""
-    if not threat.eps:
-        return [x for _ in stops]
+) -> tuple[list[Tensor], Tensor]:
+    """One search by steps of step * eps: its images after each number of steps, and the places of those that stand.
+
+    y is (N,), or (N, 2) of true class and target.
+    """
+    found, rows = {stop: x.clone() for stop in stops}, torch.arange(len(x), device=x.device)
     length = step * float(threat.eps)
-    ends = {stop: x.clone() for stop in stops}
-
-    def search(model: Model, x: Tensor, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        rows = torch.arange(len(x), device=x.device)
-        found = {stop: x.clone() for stop in stops}
-        now = threat.random(x, draws.at("start")) if start == "uniform" else x
-        for turn in range(max(stops)):
-            if turn in found:
-                found[turn][rows] = now
-            logits, _, grad = model.gradient(now, y, loss)
-            if keep == "any" and (fell := misread(logits, y)).any():
-                for stop in stops:
-                    if stop > turn:
-                        found[stop][rows[fell]] = now[fell]
-                if fell.all():
-                    rows = rows[~fell]
-                    break
-                model, x, y, draws, rows = model[~fell], x[~fell], y[~fell], draws[~fell], rows[~fell]
-                now, grad = now[~fell], grad[~fell]
-            now = threat.project(now + length * _direction(threat, now, grad, draws.at(step=turn)), x)
-        else:
-            found[max(stops)][rows] = now
-        ends.update(found)
-        return found[max(stops)], rows
-
-    last = over_restarts(search, model, x, y, draws, restarts)
-    return [last if stop == max(stops) else ends[stop] for stop in stops]
+    now = threat.random(x, draws.at("start")) if start == "uniform" else x
+    for turn in range(max(stops)):
+        if turn in found:
+            found[turn][rows] = now
+        logits, _, grad = model.gradient(now, y, loss)
+        if keep == "any" and (fell := misread(logits, y if y.ndim == 1 else y[:, 0])).any():
+            for stop in (s for s in found if s > turn):
+                found[stop][rows[fell]] = now[fell]
+            model, x, y, draws, rows = model[~fell], x[~fell], y[~fell], draws[~fell], rows[~fell]
+            now, grad = now[~fell], grad[~fell]
+            if not len(rows):
+                return [found[stop] for stop in stops], rows
+        now = threat.project(now + length * _direction(threat, now, grad, draws.at(step=turn)), x)
+    found[max(stops)][rows] = now
+    return [found[stop] for stop in stops], rows
 
 
 def over_restarts(search: Search, model: Model, x: Tensor, y: Tensor, draws: Draws, restarts: int) -> Tensor:

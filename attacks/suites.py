@@ -42,6 +42,12 @@ STANDARD = Suite(
     summary="AutoAttack, standard version: four attacks, each on the images that stand",
 )
 
+BLACKBOX = Suite(
+    "blackbox",
+    parts=((("clean", "square-5000", "signhunter", "nes", "simba", "rays", "hopskipjump"), ("clean",)),),
+    summary="attacks that see scores alone, or labels alone: 5,000 or 10,000 questions an image (Linf)",
+)
+
 FULL = Suite(
     "full",
     parts=(

@@ -1,4 +1,4 @@
-"""Attacks that aim at one class after another: which classes, and what they climb."""
+"""Attacks that aim at one class after another."""
 
 from __future__ import annotations
 
@@ -13,20 +13,6 @@ from bench import Draws, Model
 
 # Logits (N, K) of the images as they are, and labels (N,), to the classes (N, k) to aim at, in order.
 Choose = Callable[[Tensor, Tensor], Tensor]
-
-
-def toward(logits: Tensor, pair: Tensor) -> Tensor:
-    """z_t - z_y: (N,), for pairs (N, 2) of the true class and a target; without a hinge, and never rescaled."""
-    return logits.gather(1, pair[:, 1:])[:, 0] - logits.gather(1, pair[:, :1])[:, 0]
-
-
-def best_others(logits: Tensor, y: Tensor, count: int) -> Tensor:
-    """The classes other than the true one with the largest logits, best first; all K - 1 where that is fewer."""
-    masked = logits.scatter(1, y[:, None], -torch.inf)
-    order = masked.argsort(dim=1, descending=True, stable=True)
-    # The true class is taken out by name: a class of logit -inf may tie with it.
-    others = order[order != y[:, None]].view(len(y), -1)
-    return others[:, :count]
 
 
 def over_targets(

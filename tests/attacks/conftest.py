@@ -137,7 +137,7 @@ def _reach(w, cap, gap, norm, channels):
     """The least size of a perturbation in [0, cap] that gains `gap` at w each."""
     if norm == "l0":  # the pixels that gain most, all channels to the edge of the box
         gained = (w * cap).view(len(w), channels, -1).sum(1).sort(1, descending=True).values.cumsum(1)
-        return torch.where(gained[:, -1] >= gap, 1.0 + (gained < gap[:, None]).sum(1), torch.inf)
+        return torch.where(gained[:, -1] >= gap, 1.0 + (gained < gap[:, None]).sum(1), torch.inf).double()
     if norm == "l1":  # fill the steepest values first
         steep, order = w.sort(1, descending=True)
         caps = cap.gather(1, order)

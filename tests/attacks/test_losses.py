@@ -45,6 +45,7 @@ def test_targeted_dlr_is_the_margin_to_the_target_over_the_gap_to_the_third_and_
     assert targeted_dlr(Z, PAIRS).tolist() == pytest.approx([-1.5 / 2.5, -1 / 3])
     assert torch.allclose(targeted_dlr(7 * Z + 3, PAIRS), targeted_dlr(Z, PAIRS))
     assert targeted_margin(Z, PAIRS).tolist() == [-1.5, -1.0]
+    assert torch.equal(targeted_margin(1000 * Z, PAIRS), 1000 * targeted_margin(Z, PAIRS))
     assert torch.equal(targeted_dlr(Z[:, :3], PAIRS), targeted_margin(Z, PAIRS))
 
 
@@ -54,6 +55,13 @@ def test_rivals_are_the_other_classes_best_first():
     assert rivals(Z, Y, 9).tolist() == [[2, 3, 1], [1, 0, 3]]
     assert rivals(torch.zeros(1, 4), torch.tensor([1]), 9).tolist() == [[0, 2, 3]]
     assert rivals(Z, Y, 0).shape == (2, 0)
+
+
+def test_the_true_class_is_no_rival_beside_a_logit_of_minus_infinity():
+    """Its own mask is -inf too; also where it is not the best, and where logits tie."""
+    z = torch.tensor([[3.0, 1, 2, 0], [1.0, 1, 1, 1], [5.0, -torch.inf, -torch.inf, 2]])
+    assert rivals(z, torch.tensor([2, 1, 1]), 2).tolist() == [[0, 1], [0, 2], [0, 3]]
+    assert rivals(z, torch.tensor([2, 1, 1]), 9).tolist() == [[0, 1, 3], [0, 2, 3], [0, 3, 2]]
 
 
 @pytest.mark.parametrize("loss", [cross_entropy, margin, dlr])

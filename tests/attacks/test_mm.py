@@ -5,23 +5,7 @@ from torch import nn
 
 from attacks.mm import mm3, mm9, mm_plus, mma
 from attacks.suites import FULL, MMA
-from attacks.targets import best_others, toward
 from bench.outcomes import Outcome, next_question
-
-
-def test_toward_is_the_raw_margin_to_the_target():
-    """z_t - z_y, by hand; a scale on the logits is a scale on it."""
-    z = torch.tensor([[2.0, -1.0, 0.5], [-3.0, -1.0, -2.0]])
-    pair = torch.tensor([[0, 2], [2, 1]])
-    assert toward(z, pair).tolist() == [-1.5, 1.0]
-    assert torch.equal(toward(1000 * z, pair), 1000 * toward(z, pair))
-
-
-def test_the_best_others_leave_out_the_true_class():
-    """Also where it is not the best, where logits tie and where a logit is -inf."""
-    z = torch.tensor([[3.0, 1, 2, 0], [1.0, 1, 1, 1], [5.0, -torch.inf, -torch.inf, 2]])
-    assert best_others(z, torch.tensor([2, 1, 1]), 2).tolist() == [[0, 1], [0, 2], [0, 3]]
-    assert best_others(z, torch.tensor([2, 1, 1]), 9).tolist() == [[0, 1, 3], [0, 2, 3], [0, 3, 2]]
 
 
 @pytest.mark.parametrize(("attack", "settings"), [(mm3, {}), (mm9, {}), (mm_plus, {"steps": 4}), (mma, {})])
