@@ -153,8 +153,8 @@ def _exam(command: Any) -> Any:
         _option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
                 help="where cells run; auto: inline unless there is much to do"),
         _option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
-        _option("--batch", type=click.IntRange(min=1), default=512, show_default=True,
-                help="images an attack holds at once; changes no verdict"),
+        _option("--batch", type=click.IntRange(min=1),
+                help="images an attack holds at once; default: found, halved when memory runs out; changes no verdict"),
         _option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
                 help="of the search; fast: in bfloat16 where the machine has it; the verdict is always float32's"),
         _option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
@@ -273,13 +273,14 @@ def publish(ledger: str, site: str, as_json: bool) -> None:
 
 def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     """The exam and the place that the options name."""
-    from bench.place import Place, pick_device
+    from bench.place import Place, pick_batch, pick_device
     from bench.registry import split_list
     from bench.request import Request, resolve
 
+    device = pick_device(options["device"])
     place = Place(
         Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
-        tuple(str(Path(f).resolve()) for f in options["plugin"]), pick_device(options["device"]), options["batch"],
+        tuple(str(Path(f).resolve()) for f in options["plugin"]), device, options["batch"] or pick_batch(device),
     )  # fmt: skip
     request = Request(
         defenses=tuple(text for given in options["defenses"] for text in split_list(given)),

@@ -80,6 +80,11 @@ def pick_device(name: str) -> str:
     return name
 
 
+def pick_batch(device: str) -> int:
+    """Images that an attack holds at once: many tiles, so that little of the last is padding; memory halves it."""
+    return 512 if device == "cpu" else 4096
+
+
 @lru_cache(maxsize=4)
 def _registry(files: tuple[str, ...]) -> Registry:
     return plugins(files)

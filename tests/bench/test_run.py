@@ -22,6 +22,7 @@ from bench.exam import CLEAN
 from bench.executors import Executor, Inline, Process
 from bench.place import Place
 from bench.plan import plan
+from bench.recipe import Attack
 from bench.records import Record, TrainingRecord
 from bench.request import Request, resolve
 from bench.run import Summary, run
@@ -85,6 +86,29 @@ def test_workers_change_no_verdict(place: Place) -> None:
     go(replace(two, batch=7), request, Process(2))
     assert verdicts(place) == verdicts(two)
     assert sum(len(r.asked) for r in two.ledger.all() if isinstance(r, Record)) > 300
+
+
+def test_every_attack_says_the_same_in_any_workers_and_batches(place: Place) -> None:
+    """All built-in attacks, shortened, on digits: in this process; and in parts of another size, here and in two others."""
+    small = {"steps": 3, "queries": 40, "restarts": 2, "rounds": 2, "targets": 3, "change": 1, "pairs": 4, "tries": 30}
+    found: dict[str, list[str]] = {}
+    for attack in place.registry.all("attack"):
+        if isinstance(attack, Attack) and attack.function.__module__.startswith("attacks."):
+            settings = ", ".join(f"{k}={v}" for k, v in small.items() if k in attack.defaults)
+            # The reference's verdicts depend on the batch; transfer needs weights that are in the ledger.
+            if not attack.name.startswith("reference-") and attack.name not in ("clean", "transfer"):
+                found.setdefault("linf" if "linf" in attack.norms else attack.norms[0], []).append(
+                    f"{attack.name}({settings})"
+                )
+    assert sum(map(len, found.values())) >= 31
+    apart = elsewhere(place, "apart")
+    for norm, eps in (("linf", "0.1"), ("l2", "0.5"), ("l0", "3")):
+        request = replace(ASK, columns=tuple(found[norm]), n=70, threat=f"{norm}:{eps}")
+        assert go(place, request).failures == []
+        half = replace(request, columns=request.columns[::2], n=33)
+        go(replace(apart, batch=7), half)
+        assert go(replace(apart, batch=64), request, Process(2)).failures == []
+    assert verdicts(apart) == verdicts(place)
 
 
 def test_a_failing_attack_leaves_no_record_and_stops_nobody(place: Place) -> None:
