@@ -101,6 +101,9 @@ def resolve(request: Request, place: Place) -> Exam:
     threat = ThreatModel.parse(suite.threat or request.threat or loader.threat)
     if suite.threat and request.threat and ThreatModel.parse(request.threat) != threat:
         raise UsageError(f"suite {suite.name} fixes the threat {threat}; --threat {request.threat} contradicts it")
+    if suite.weights and request.weights and request.weights != suite.weights:
+        asked, fixed = ",".join(request.weights), ",".join(suite.weights)
+        raise UsageError(f"suite {suite.name} fixes the weights {fixed}; --weights {asked} contradicts it")
     left_out: tuple[str, ...] = ()
     if not request.columns:
         suite, left_out = _fitting(suite, registry, threat)

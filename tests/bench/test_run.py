@@ -89,7 +89,7 @@ def test_workers_change_no_verdict(place: Place) -> None:
 
 
 def test_every_attack_says_the_same_in_any_workers_and_batches(place: Place) -> None:
-    """All built-in attacks, shortened, on digits: in this process; and in parts of another size, here and in two others."""
+    """All built-in attacks, shortened, on digits: here; and in parts of another size, here and in two others."""
     small = {"steps": 3, "queries": 40, "restarts": 2, "rounds": 2, "targets": 3, "change": 1, "pairs": 4, "tries": 30}
     found: dict[str, list[str]] = {}
     for attack in place.registry.all("attack"):
@@ -177,6 +177,18 @@ def test_best_and_last_are_both_kept_and_examined(place: Place) -> None:
     scores = [h["val_clean"] for h in training.history]
     assert len(scores) == 4
     assert len(examined) == (1 if scores.index(max(scores)) == 3 else 2)
+
+
+def test_a_suite_that_fixes_threat_and_weights_takes_no_others(place: Place) -> None:
+    """PART's protocol is at 8/255 and on the last weights; saying the same again is no contradiction."""
+    part = replace(ASK, columns=(), suite="part", threat="", weights=())
+    for request in (part, replace(part, threat="linf:8/255", weights=("last",))):
+        exam = resolve(request, place)
+        assert (str(exam.threat), exam.weights) == ("linf:8/255", ("last",))
+    with pytest.raises(UsageError, match="fixes the threat linf:8/255; --threat linf:0.1 contradicts it"):
+        resolve(replace(part, threat="linf:0.1"), place)
+    with pytest.raises(UsageError, match="fixes the weights last; --weights best,last contradicts it"):
+        resolve(replace(part, weights=("best", "last")), place)
 
 
 def test_names_are_found_before_any_work(place: Place) -> None:
