@@ -185,7 +185,7 @@ def test_a_suite_that_fixes_threat_and_weights_takes_no_others(place: Place) -> 
     for request in (part, replace(part, threat="linf:8/255", weights=("last",))):
         exam = resolve(request, place)
         assert (str(exam.threat), exam.weights) == ("linf:8/255", ("last",))
-    with pytest.raises(UsageError, match="fixes the threat linf:8/255; --threat linf:0.1 contradicts it"):
+    with pytest.raises(UsageError, match=r"fixes the threat linf:8/255; --threat linf:0\.1 contradicts it"):
         resolve(replace(part, threat="linf:0.1"), place)
     with pytest.raises(UsageError, match="fixes the weights last; --weights best,last contradicts it"):
         resolve(replace(part, weights=("best", "last")), place)
