@@ -14,8 +14,9 @@ from attacks.targets import over_targets
 from bench import Draws, Model, ThreatModel, attack
 
 
-def _cost(steps: int, targets: int, **_: object) -> tuple[int, int]:
+def _cost(steps: int, targets: int, all_classes: int = 10, **_: object) -> tuple[int, int]:
     """One forward ranks the targets; between them the attack looks at the last image, and the judge at the last one."""
+    targets = min(targets, all_classes - 1)
     return 1 + targets * steps + max(targets - 1, 0), targets * steps
 
 

@@ -102,6 +102,6 @@ def test_the_column_of_part_asks_every_image():
     assert "mma" in FULL.parts[0][0]
     asked, fell = np.ones(3, bool), np.array([True, False, True])
     nothing = Outcome(~asked, ~asked)
-    question = next_question(MMA.strict, Outcome(asked, fell), [nothing])
+    question = next_question(MMA, Outcome(asked, fell), [nothing])
     assert question is not None
     assert question[1].tolist() == [True, True, True]

@@ -245,7 +245,8 @@ def test_the_cost_is_that_of_an_image_that_never_falls(lab, method, settings, cl
     recipe = method.recipe(**settings)
     expected = passes(recipe, Shape(classes, 1, 8))
     x, y = torch.full((2, 1, 8, 8), 99, dtype=torch.uint8), torch.zeros(2)
-    verdict = lab.asked(method, lab.Constant(0, classes), x, y, f"{method.norms[0]}:0.5", **settings)
+    threat = "l0:2" if method.norms[0] == "l0" else f"{method.norms[0]}:0.5"
+    verdict = lab.asked(method, lab.Constant(0, classes), x, y, threat, **settings)
     assert not verdict.fell.any()
     ((forwards, backwards),) = set(zip(verdict.forwards.tolist(), verdict.backwards.tolist(), strict=True))
     if method is cw_l2:  # gives up where the loss falls no more
@@ -312,7 +313,7 @@ def test_margins_do_not_see_the_scale_of_the_logits(lab, method, settings, norm,
         def forward(self, x):
             return net(x) * scale
 
-    threat = f"{norm}:0.1" if method.goal == "in-ball" else norm
+    threat = (f"{norm}:2" if norm == "l0" else f"{norm}:0.1") if method.goal == "in-ball" else norm
     plain, _ = lab.call(method, net, x, y, threat, **settings)
     scaled, _ = lab.call(method, Scaled(), x, y, threat, **settings)
     assert not torch.equal(plain, x)
