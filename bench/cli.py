@@ -209,8 +209,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     if as_json:
         _print_json({"schema": "rampart/run-1", **_done(summary), "site": str(page), "board": document(board)})
     print_rich(text(board))
-    if exam.left_out:
-        _say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
+    _say_left_out(exam)
     _say(_sentence(summary, exam))
     _say(f"The board: {page.resolve().as_uri()}")
     for failure in summary.failures:
@@ -235,6 +234,7 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
 
         _print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
     plan_table(lines)
+    _say_left_out(exam)
 
 
 @cli.command("list", cls=Command)
@@ -290,6 +290,11 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
         precision=options["precision"],
     )  # fmt: skip
     return resolve(request, place), place
+
+
+def _say_left_out(exam: Exam) -> None:
+    if exam.left_out:
+        _say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
 
 
 def _warn_of_hours(exam: Exam, place: Place) -> None:

@@ -22,33 +22,47 @@ def lean(module: nn.Module) -> nn.Module:
     A fixed rule picks the way, by shapes and never by timing, so that a gradient has the same bits in every run.
     """
     for child in module.modules():
-        if type(child) is nn.Conv2d and child.groups == 1 and child.dilation == (1, 1) and _plain(child):
+        if type(child) is nn.Conv2d and _plain(child):
             child.forward = partial(_forward, child)  # type: ignore[method-assign]
     return module
 
 
 def _plain(convolution: nn.Conv2d) -> bool:
-    return not isinstance(convolution.padding, str) and convolution.padding_mode == "zeros"
+    """Whether it does what its class does, by arguments that the way back knows."""
+    own = {"forward", "_conv_forward"} & vars(convolution).keys()  # an instance may have been given other ones
+    simple = convolution.groups == 1 and convolution.dilation == (1, 1) and convolution.padding_mode == "zeros"
+    return simple and not own and not isinstance(convolution.padding, str)
 
 
-def _forward(convolution: nn.Conv2d, x: Tensor) -> Tensor:
+def _forward(convolution: nn.Conv2d, input: Tensor) -> Tensor:  # noqa: A002  as torch names it
     """The convolution's own forward; with a lean gradient where only that of its images is wanted."""
-    frozen = not convolution.weight.requires_grad and (convolution.bias is None or not convolution.bias.requires_grad)
-    if frozen and x.requires_grad and torch.is_grad_enabled() and x.device.type == "cpu" and x.ndim == 4:
+    weight, bias = convolution.weight, convolution.bias
+    frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+    wanted = frozen and input.requires_grad and torch.is_grad_enabled()
+    known = input.device.type == "cpu" and input.ndim == 4 and input.dtype == weight.dtype
+    if wanted and known and not torch.is_autocast_enabled("cpu"):
         apply: Callable[..., Tensor] = _Convolution.apply
-        return apply(x, convolution.weight, convolution.bias, convolution.stride, convolution.padding)
-    return nn.Conv2d.forward(convolution, x)
+        return apply(input, weight, bias, convolution.stride, convolution.padding)
+    return nn.Conv2d.forward(convolution, input)
 
 
 class _Convolution(torch.autograd.Function):
     """conv2d whose gradient is that of its images alone."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
         """The call itself."""
+        return functional.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """What the way back needs: the weight and the shapes, and not the images."""
+        del output
+        x, weight, _, stride, padding = inputs
         ctx.save_for_backward(weight)
         ctx.size, ctx.stride, ctx.padding = x.shape[2:], stride, padding
-        return functional.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:

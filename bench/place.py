@@ -107,8 +107,8 @@ def _subject(place: Place, net: str, weights: str, shape: Shape, precision: Prec
     tile = tile_size(place.device, module)
     if precision == "exact":
         return Subject(module, tile, recipe.plugin.random)
-    x = torch.full((tile, shape.channels, shape.size, shape.size), 0.5, device=place.device)
-    fast = hasten(module, x)
+    drawn = torch.rand(tile, shape.channels, shape.size, shape.size, generator=torch.Generator().manual_seed(0))
+    fast = module if recipe.plugin.random else hasten(module, drawn.to(place.device))
     return Subject(module, tile, recipe.plugin.random, None if fast is module else fast)
 
 

@@ -107,10 +107,11 @@ def resolve(request: Request, place: Place) -> Exam:
     left_out: tuple[str, ...] = ()
     if not request.columns:
         suite, left_out = _fitting(suite, registry, threat)
-    columns, attacks, questions = _columns(suite, place, threat)
+    _find_all(suite, registry, threat)
     net = registry.parse("net", request.net or loader.net)
     defenses = [_defense(text, registry, recipe.name, net) for text in request.defenses]
     dataset = place.dataset(recipe)
+    columns, attacks, questions = _columns(suite, place, threat, dataset.shape)
     if not defenses or not questions:
         raise UsageError(f"there is nothing to do: {'no --defense' if not defenses else 'no column'} is named")
     if request.n < 0 or request.n > len(dataset.test):
@@ -150,7 +151,7 @@ def _fitting(suite: Suite, registry: Registry, threat: ThreatModel) -> tuple[Sui
 
 
 def _columns(
-    suite: Suite, place: Place, threat: ThreatModel
+    suite: Suite, place: Place, threat: ThreatModel, shape: Shape
 ) -> tuple[dict[str, Column], dict[str, Recipe], tuple[tuple[str, str], ...]]:
     """The suite's columns with full attack keys, the attacks, and the questions; `clean` first where it is needed."""
     registry = place.registry
@@ -162,13 +163,18 @@ def _columns(
         if any(c.strict for c in found):
             found = [registry.column(CLEAN), *(c for c in found if c.name != CLEAN)]
         for column in found:
-            recipes = [pinned(registry.parse("attack", text), place) for text in column.under(threat.norm)]
-            for recipe in recipes:
-                _can(recipe, threat, column.name)
+            recipes = [pinned(registry.parse("attack", text), place, shape) for text in column.under(threat.norm)]
             attacks |= {r.key: r for r in recipes}
             columns[column.name] = replace(column, attacks=tuple(r.key for r in recipes))
         questions += [(c.name, _condition(text, registry)) for text in conditions for c in found]
     return columns, attacks, tuple(dict.fromkeys(questions))
+
+
+def _find_all(suite: Suite, registry: Registry, threat: ThreatModel) -> None:
+    """An error for the first column or attack that is not there, or does not search the threat's norm."""
+    for name in (name for names, _ in suite.parts for name in names):
+        for text in registry.column(name).under(threat.norm):
+            _can(registry.parse("attack", text), threat, name)
 
 
 def _can(recipe: Recipe, threat: ThreatModel, column: str) -> None:

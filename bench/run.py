@@ -43,8 +43,9 @@ class Summary:
 def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
     summary = Summary()
-    place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     trained = _train(exam, place, executor, summary, report)
+    if trained:
+        place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
     failed: set[str] = set()
     before: list[Question] = []

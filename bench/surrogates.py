@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from bench.place import Place
 
 
-def pinned(recipe: Recipe, place: Place) -> Recipe:
-    """The attack with the full hashes of its surrogates; UsageError where the ledger knows none, or several."""
+def pinned(recipe: Recipe, place: Place, shape: Shape) -> Recipe:
+    """The attack with the full hashes of its surrogates; UsageError where the ledger knows none, several or others."""
     assert isinstance(recipe.plugin, Attack)
-    return recipe.with_settings({name: _find(recipe, name, place)[0] for name in recipe.plugin.surrogates})
+    for name in recipe.plugin.surrogates:
+        weights, net = _find(recipe, name, place)
+        try:
+            place.subject(net, weights, shape)
+        except RuntimeError:  # torch's, where weights do not fit
+            raise UsageError(
+                f"{recipe.name}({name}={weights[:7]!r}): these are weights of {net} for other images or classes than "
+                f"{shape.channels}x{shape.size}x{shape.size} and {shape.classes}"
+            ) from None
+        recipe = recipe.with_settings({name: weights})
+    return recipe
 
 
 def surrogates(recipe: Recipe, place: Place, shape: Shape) -> dict[str, Subject]:
@@ -34,7 +44,7 @@ def _find(recipe: Recipe, setting: str, place: Place) -> tuple[str, str]:
     fitting = [w for w in known if w.startswith(begins)] if begins else []
     if len(fitting) != 1:
         what = f"{len(fitting)} weights begin so" if fitting else "the ledger has no such weights"
-        hint = nearest(begins, [w[: max(7, len(begins))] for w in known])
+        hint = nearest(begins, [w[: max(7, len(begins))] for w in known]) if begins else ""
         raise UsageError(
             f"{recipe.name}({setting}={begins!r}): {what}; give the beginning of a hash on the board{hint}"
         )

@@ -37,7 +37,7 @@ class Curve:
 
     @property
     def median(self) -> float:
-        """The distance that half of the images reach or exceed: infinite where too few were found."""
+        """The least distance that more than half of the images do not exceed: infinite where too few were found."""
         return self.distances[self.n // 2]
 
     def accuracy(self, eps: float) -> float:

@@ -33,7 +33,8 @@ RULES = {
     "worst": "the union of all strict columns but clean",
     "first": "the column is about so many of the first test images; 0 is all",
     "curves": "the share of the n first images whose distance, as a minimum-norm attack found it, is larger than eps; "
-    "0 where clean lost the image; found: the share with a distance; median: null where fewer than half were found",
+    "0 where clean lost the image; found: the share with a distance; median: the least distance that more than half "
+    "do not exceed, null where no more than half were found",
     "attack_seeds": "where an attack was run with several seeds, the smallest one is shown",
 }
 

@@ -87,3 +87,48 @@ def test_weights_that_learn_still_learn():
     net(torch.rand(2, 3, 5, 5, requires_grad=True)).sum().backward()
     assert net.weight.grad is not None and net.bias.grad is not None
     assert net.weight.grad.abs().sum() > 0
+
+
+def patched(how):
+    """A convolution whose instance was given another forward."""
+    convolution = nn.Conv2d(3, 4, 3)
+    if how == "forward":
+        convolution.forward = lambda x: nn.Conv2d.forward(convolution, 10 * x)
+    else:
+        own = convolution._conv_forward
+        convolution._conv_forward = lambda x, weight, bias: own(x, 10 * weight, bias)
+    return convolution
+
+
+@pytest.mark.parametrize("how", ["forward", "_conv_forward"])
+def test_what_an_instance_does_of_its_own_is_kept(how):
+    """The same answer and gradient as before it was frozen."""
+    net = patched(how).requires_grad_(False)
+    x = torch.rand(2, 3, 6, 6)
+    direction = torch.randn_like(net(x))
+    expected = gradient(net, x, direction)
+    for mine, plain in zip(gradient(lean(net), x, direction), expected, strict=True):
+        assert torch.equal(mine, plain)
+
+
+@pytest.mark.parametrize("channels", [2, 8])
+def test_a_model_may_call_it_as_it_likes(channels):
+    """By keyword, under autocast, under torch.func and vmap: as the plain convolution."""
+    torch.manual_seed(0)
+    plain = nn.Conv2d(channels, 4, 3).requires_grad_(False)
+    quick = lean(copy.deepcopy(plain))
+    x = torch.rand(3, channels, 6, 6)
+
+    def total(net):
+        return lambda x: net(input=x).square().sum()
+
+    slopes = [torch.func.grad(total(net))(x) for net in (quick, plain)]
+    assert torch.allclose(*slopes, atol=1e-4)
+    each = [torch.func.vmap(torch.func.grad(lambda x, net=net: net(x[None]).sum()))(x) for net in (quick, plain)]
+    assert torch.allclose(*each, atol=1e-5)
+    found = []
+    for net in (quick, plain):
+        with torch.autocast("cpu", torch.bfloat16):
+            z = x.clone().requires_grad_()
+            found.append(torch.autograd.grad(net(z).float().sum(), z)[0])
+    assert torch.equal(*found)

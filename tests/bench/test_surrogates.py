@@ -48,3 +48,18 @@ def test_a_surrogate_that_is_not_there_is_named(place, text, said):
     go(place, ASK)
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         resolve(dataclasses.replace(ASK, columns=("clean", text)), place)
+
+
+def test_weights_of_another_shape_are_no_surrogate(place, tmp_path):
+    """They are named before any work."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (40, 1, 6, 6), dtype=np.uint8), np.arange(40) % 3
+    np.savez(tmp_path / "small.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    go(place, ASK)
+    (training,) = (d for d in place.ledger.all() if isinstance(d, TrainingRecord))
+    columns = ("clean", f"transfer(surrogate={training.weights['best']!r})")
+    request = dataclasses.replace(ASK, dataset=f"npz:{tmp_path / 'small.npz'}", columns=columns, n=10)
+    with pytest.raises(UsageError, match=r"weights of tiny@1.* for other images or classes than 1x6x6 and 3"):
+        resolve(request, place)
