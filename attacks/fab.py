@@ -331,27 +331,21 @@ def _saturate(norm: str, steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:
     piece; an image whose t grows no more stays as it is, however long the others take.
     """
 
-    room = room.mul_(steep.sign())
-    pace = torch.ones_like(goal)[:, None] if norm == "linf" else steep
-    left = torch.arange(len(goal), device=goal.device), goal, pace, room, steep * room, steep * pace * room.sign()
-    t = _newton(goal, per_image_sum(left[-1])).nan_to_num(0)  # nothing is held yet
+    rows, steeps, rooms, goals = torch.arange(len(goal), device=goal.device), steep, room, goal  # that may still grow
+    t, linf = torch.zeros_like(goal), norm == "linf"
     while True:
-        rows, goals, paces, rooms, full, slope = left
-        now = t[rows]
-        free = (rooms - now[:, None] * paces).sign_().clamp_min_(0)  # 1 where a value may still move, else 0
-        slopes = per_image_sum(slope * free)
-        ahead = _newton(goals + per_image_sum(free.sub_(1).mul_(full)), slopes)
-        grows = ahead > now
+        now = t[rows, None]
+        # The slopes of the values that may still move, and 0 of those that are held.
+        free = (rooms - (now if linf else now * steeps)).sign_().clamp_min_(0).mul_(steeps)
+        slope = per_image_sum(free if linf else free * steeps)
+        missing = goals + per_image_sum(free.sub_(steeps).mul_(rooms))
+        ahead = (missing / slope.clamp_min(1e-30)).clamp_max(1e30)
+        grows = ahead > now[:, 0]
         if not grows.any():
-            return torch.minimum(t[:, None] * pace, room, out=room)
+            return (t[:, None] * (steep.sign() if linf else steep)).minimum(room)
         t[rows[grows]] = ahead[grows]
         if 2 * grows.sum() < len(rows):
-            left = tuple(part[grows] for part in left)
-
-
-def _newton(missing: Tensor, slope: Tensor) -> Tensor:
-    """How far t must grow."""
-    return (missing / slope.clamp_min(1e-30)).clamp_max(1e30)
+            rows, steeps, rooms, goals = rows[grows], steeps[grows], rooms[grows], goals[grows]
 
 
 def _fill(steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:
