@@ -330,7 +330,6 @@ def _saturate(norm: str, steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:
     The sum grows in t by linear pieces, ever more slowly, so Newton's steps from 0 never pass the root and end on its
     piece; an image whose t grows no more stays as it is, however long the others take.
     """
-
     rows, steeps, rooms, goals = torch.arange(len(goal), device=goal.device), steep, room, goal  # that may still grow
     t, linf = torch.zeros_like(goal), norm == "linf"
     while True:
