@@ -224,12 +224,12 @@ def _search(
         ahead = _ahead(walk, threat, value, normal.nan_to_num(), settings)
         truth = walk.labels if walk.labels.ndim == 1 else walk.labels[:, 0]
         crossed = misread(walk.model(ahead), truth)
-        back = walk.x + settings.beta * (ahead - walk.x)
-        walk.now = torch.where(_column(crossed), back, ahead)
+        walk.now = ahead
         if not crossed.any():
             continue
-        rows, images = walk.rows[crossed], ahead[crossed]
-        far = threat.size(images.double() - walk.x[crossed].double())
+        rows, images, x = walk.rows[crossed], ahead[crossed], walk.x[crossed]
+        ahead[crossed] = x + settings.beta * (images - x)  # drawn back
+        far = threat.size(images.double() - x.double())
         closer = far < size[rows]
         best[rows[closer]], size[rows[closer]] = images[closer], far[closer]
         stands = size[walk.rows] > within
@@ -242,14 +242,14 @@ def _search(
 
 def _ahead(walk: _Walk, threat: ThreatModel, value: Tensor, normal: Tensor, settings: _Settings) -> Tensor:
     """The next iterate: near the plane's nearest points to the iterate and to the image."""
-    value_at_x = value + per_image_sum(normal * (walk.x - walk.now))
-    points = torch.cat([walk.now, walk.x])
-    moves = onto_plane(threat.norm, normal.repeat(2, 1, 1, 1), torch.cat([value, value_at_x]), points)
-    far = threat.size(moves).clamp_min(1e-8)
-    (here, from_x), (far, far_x) = moves.chunk(2), far.chunk(2)
+    value_at_x = value + per_image_sum((walk.x - walk.now).mul_(normal))
+    here = onto_plane(threat.norm, normal, value, walk.now)
+    from_x = onto_plane(threat.norm, normal, value_at_x, walk.x)
+    far, far_x = (threat.size(move).clamp_min(1e-8) for move in (here, from_x))
     share = _column((far / (far + far_x)).clamp_max(settings.alpha_max))
-    ahead = (1 - share) * (walk.now + settings.eta * here) + share * (walk.x + settings.eta * from_x)
-    return ahead.clamp(0, 1)
+    here.mul_(settings.eta).add_(walk.now).mul_(1 - share)
+    from_x.mul_(settings.eta).add_(walk.x).mul_(share)
+    return here.add_(from_x).clamp_(0, 1)
 
 
 def _to_target(model: Model, now: Tensor, pair: Tensor) -> tuple[Tensor, Tensor]:
@@ -314,35 +314,37 @@ def onto_plane(norm: str, normal: Tensor, value: Tensor, points: Tensor) -> Tens
 
     Where the box does not reach that far, every pixel goes as far towards it as it can.
     """
-    normal, shape = normal.flatten(1), points.shape
-    steep, way = normal.abs(), normal.sign() * -value.sign()[:, None]
-    room = (way.clamp_min(0) - points.flatten(1)).abs()  # to 1 where it goes up, to 0 elsewhere
+    normal = normal.flatten(1)
+    steep, way = normal.abs(), normal.sign().mul_(-value.sign()[:, None])
+    room = way.clamp_min(0).sub_(points.flatten(1)).abs_()  # to 1 where it goes up, to 0 elsewhere
     scale = _or_one(steep.amax(1))  # gradients of any size are then far from under- and overflow
-    steep, goal = steep / scale[:, None], value.abs() / scale
-    sizes = (
-        _fill(steep, room, goal)
-        if norm == "l1"
-        else _saturate(steep, steep.sign() if norm == "linf" else steep, room, goal)
-    )
-    return (sizes * way).view(shape)
+    steep, goal = steep.div_(scale[:, None]), value.abs() / scale
+    sizes = _fill(steep, room, goal) if norm == "l1" else _saturate(norm, steep, room, goal)
+    return sizes.mul_(way).view(points.shape)
 
 
-def _saturate(steep: Tensor, pace: Tensor, room: Tensor, goal: Tensor) -> Tensor:
+def _saturate(norm: str, steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:
     """min(t * pace, room) for the least t with which sum(steep * min(t * pace, room)) reaches the goal (n,): (n, d).
 
+    In Linf the pace is 1, but 0 where `steep` is, and in L2 it is `steep`.
     The sum grows in t by linear pieces, ever more slowly, so Newton's steps from 0 never pass the root and end on its
     piece; an image whose t grows no more stays as it is, however long the others take.
     """
-    full, slope = steep * room, steep * pace
-    t = torch.zeros_like(goal)
+    rows, steeps, rooms, goals = torch.arange(len(goal), device=goal.device), steep, room, goal  # that may still grow
+    t, linf = torch.zeros_like(goal), norm == "linf"
     while True:
-        free = (room - t[:, None] * pace).sign().clamp_min(0)  # 1 where a value may still move, 0 where it is held
-        missing = goal - per_image_sum(full * (1 - free))
-        ahead = (missing / per_image_sum(slope * free).clamp_min(1e-30)).clamp_max(1e30)
-        grows = ahead > t
+        now = t[rows, None]
+        # The slopes of the values that may still move, and 0 of those that are held.
+        free = (rooms - (now if linf else now * steeps)).sign_().clamp_min_(0).mul_(steeps)
+        slope = per_image_sum(free if linf else free * steeps)
+        missing = goals + per_image_sum(free.sub_(steeps).mul_(rooms))
+        ahead = (missing / slope.clamp_min(1e-30)).clamp_max(1e30)
+        grows = ahead > now[:, 0]
         if not grows.any():
-            return (t[:, None] * pace).minimum(room)
-        t = ahead.where(grows, t)
+            return (t[:, None] * (steep.sign() if linf else steep)).minimum(room)
+        t[rows[grows]] = ahead[grows]
+        if 2 * grows.sum() < len(rows):
+            rows, steeps, rooms, goals = rows[grows], steeps[grows], rooms[grows], goals[grows]
 
 
 def _fill(steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:

@@ -58,6 +58,7 @@ def fmn(
     found, rows = x.clone(), torch.arange(len(x), device=x.device)
     now, best = x, torch.full((len(x),), torch.inf, dtype=torch.double, device=x.device)
     radius = torch.full_like(best, 1.0 if threat.norm == "l0" else torch.inf)
+    box = threat.size(x.maximum(1 - x).double())  # the size of all of it
     for turn in range(steps):
         logits, value, grad = model.gradient(now, y, margin)
         fell, grad = misread(logits, y), grad.nan_to_num()
@@ -65,6 +66,7 @@ def fmn(
             stands = ~fell
             model, x, y, now, rows = model[stands], x[stands], y[stands], now[stands], rows[stands]
             best, radius, value, grad, fell = best[stands], radius[stands], value[stands], grad[stands], fell[stands]
+            box = box[stands]
             if not len(x):
                 break
         size = threat.size(now.double() - x.double())
@@ -73,7 +75,7 @@ def fmn(
         best = size.where(closer, best)
         share = (1 + math.cos(math.pi * turn / steps)) / 2
         radius = _adapted(threat, radius, fell, best, size, value, grad, LAST_GAMMA + (gamma - LAST_GAMMA) * share)
-        radius = radius.minimum(threat.size(x.maximum(1 - x).double()))  # the size of the whole box
+        radius = radius.minimum(box)
         step = alpha * (LAST_ALPHA + (1 - LAST_ALPHA) * share)
         ahead = now + step * steepest(L2, grad)
         now = _project_l2(ahead, x, radius) if threat.norm == "l2" else threat.project(ahead, x, radius)

@@ -139,10 +139,10 @@ def side(query: int, x: Tensor, threat: ThreatModel, p: float, rescale: int = 0)
 def _push(search: _Search, place: int, length: int, threat: ThreatModel) -> Tensor:
     """Linf: a window goes to the edge of the ball, each channel to one side."""
     del length, threat
-    inside = search.down[:, place, None, :, None] & search.across[:, place, None, None, :]
-    # 2 eps from any place in the ball, projected, is the edge.
-    edge = torch.where(search.signs[:, place, :-1, None, None] > 0, search.high, search.low)
-    return torch.where(inside, edge, search.best)
+    # 1 from any place in the ball is at or beyond its edge in [0, 1], and elsewhere 0 is added.
+    down = search.signs[:, place, :-1, None] * search.down[:, place, None]
+    new = down[..., None] * search.across[:, place, None, None].float()
+    return torch.clamp(new.add_(search.best), search.low, search.high, out=new)
 
 
 def _move(search: _Search, place: int, length: int, threat: ThreatModel) -> Tensor:

@@ -105,7 +105,7 @@ class ThreatModel:
         match self.norm:
             case "linf":
                 most = _column(radius.to(x.dtype))
-                return x_adv.clamp(x - most, x + most).clamp(0, 1)
+                return x_adv.clamp(x - most, x + most).clamp_(0, 1)
             case "l2":
                 delta = x_adv - x
                 # The divisor is kept from zero; a zero perturbation is then left as it is.
