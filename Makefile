@@ -41,7 +41,8 @@ docs: $(VENV)/.installed-dev  ## Write docs/suites.md from the code
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
 
-conformance: $(VENV)/.installed-dev  ## Compare AutoAttack with its reference on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
+conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
+	@$(PIP) --no-build-isolation --editable '.[conformance]'
 	@$(BIN)/python -m tests.conformance.compare
 
 clean:  ## Remove what make and the tools made; records in results/ stay
