@@ -13,6 +13,7 @@ from bench.evaluate import Verdict, images, judge_together
 from bench.exam import Cell, Condition, Shape
 from bench.origin import about, source_hash
 from bench.place import THREADS
+from bench.recipe import Access, Attack, Recipe
 from bench.records import Document, Record, Spent
 from bench.surrogates import surrogates
 from bench.threat import ThreatModel
@@ -64,11 +65,18 @@ def answer(place: Place, question: Question) -> list[Record]:
             cost=Spent(
                 forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)
             ),
-            run=None if c is cell else cell.key, doubts=doubts, **about(place.device, subject.tile),
+            access=_access(attack) if c.threat else None, run=None if c is cell else cell.key, doubts=doubts,
+            **about(place.device, subject.tile),
         )  # fmt: skip
         place.ledger.add(record)
         records.append(record)
     return records
+
+
+def _access(attack: Recipe) -> Access:
+    """What an attack may ask of the model."""
+    assert isinstance(attack.plugin, Attack)
+    return attack.plugin.access
 
 
 def _sidecar(place: Place, cell: Cell, verdict: Verdict) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from bench.exam import Cell, Precision, Training
+from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -60,6 +61,7 @@ class Record(_Document):
     images: Hash  # the sidecar beside this file: predicted, margin, distance, forwards, backwards of each asked image
     bundle: Hash | None  # the fallen images in the store; None where none fell
     source: Hash  # of the attack's module
+    access: Access | None = None  # what the attack may ask of the model; None where it is not known
     cost: Spent
     run: Hash | None = None  # the cell whose record counts the passes, where one run answered several cells
     doubts: list[str]

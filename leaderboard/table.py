@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench import ColumnCard, DatasetCard, ExamCard, Record, ThreatModel, TrainingRecord
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
+from leaderboard.doubts import Doubt, masked, said
 from leaderboard.words import name_of, natural, percent, printable, short, told_apart
 
 if TYPE_CHECKING:
@@ -28,14 +29,6 @@ class Head:
     of: tuple[str, ...]  # attacks; conditions where the board is over corruptions
     strict: bool = True
     first: int = 0  # it is about so many of the first test images; 0 is all
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """A reason to distrust a row, and the attacks whose records say so."""
-
-    text: str
-    attacks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -201,7 +194,7 @@ class _Library:
             row
             for w, s in subjects.items()
             for row in self._rows(
-                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict)
+                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict), s.hidden()
             )
         ]
         return self._section(test, net, threat, short(condition), heads, "worst" if strict else "", rows)
@@ -242,7 +235,7 @@ class _Library:
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
-        curves: Mapping[str, Curve] | None = None,
+        curves: Mapping[str, Curve] | None = None, hidden: Sequence[Doubt] = (),
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -252,7 +245,7 @@ class _Library:
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
-            yield Row(maker, weights, notes, known, summary, Spent.of(records), _doubts(records), curves or {})
+            yield Row(maker, weights, notes, known, summary, Spent.of(records), (*said(records), *hidden), curves or {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,6 +274,10 @@ class _Subject:
             h.name: curve(self.clean, self.cells[h.of[0]]) for h in heads if len(h.of) == 1 and h.of[0] in self.cells
         }
         return {name: drawn for name, drawn in found.items() if drawn is not None}
+
+    def hidden(self) -> tuple[Doubt, ...]:
+        """A doubt where attacks without gradients fell images on which those with gradients failed."""
+        return masked({attack: cell for attack, cell in self.cells.items() if cell.records[0].access is not None})
 
     def worst(self, heads: Sequence[Head]) -> Number | None:
         return worst([self.exam(h) for h in heads], self.clean)
@@ -343,20 +340,6 @@ def _notes(training: TrainingRecord | None, threat: str | None, dataset: str) ->
     if training.dataset != dataset.partition(" #")[0]:
         notes.append(f"trained on {training.dataset}")
     return tuple(notes)
-
-
-def _doubts(records: Iterable[Record]) -> tuple[Doubt, ...]:
-    """The distinct doubts of records."""
-    said: dict[str, set[str]] = {}
-    sources: dict[str, set[str]] = {}
-    for record in records:
-        sources.setdefault(record.attack, set()).add(record.source)
-        for doubt in record.doubts:
-            said.setdefault(doubt, set()).add(name_of(record.attack))
-    for attack, found in sources.items():
-        if len(found) > 1:
-            said.setdefault("the attack's source changed between records of one version", set()).add(name_of(attack))
-    return tuple(Doubt(text, tuple(sorted(attacks, key=natural))) for text, attacks in sorted(said.items()))
 
 
 def text(board: Board) -> Group:

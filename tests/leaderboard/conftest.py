@@ -62,7 +62,10 @@ class Writer:
             })
         )  # fmt: skip
 
-    def cell(self, weights, attack, asked, fell=(), *, seed=0, condition="clean", seconds=1.0, doubts=(), **changes):
+    def cell(
+        self, weights, attack, asked, fell=(), *, seed=0, condition="clean", seconds=1.0, doubts=(), access=None,
+        backwards=9, **changes,
+    ):  # fmt: skip
         threat = None if attack.startswith("clean") else self.threat
         facts = {
             "net": self.net, "weights": sha(weights), "test": sha(self.dataset), "condition": condition,
@@ -72,7 +75,8 @@ class Writer:
         record = Record.model_validate({
             **facts, **self.origin(), "key": Cell(**facts).key, "dataset": self.dataset, "asked": asked, "fell": fell,
             "images": sha("images"), "bundle": sha("bundle") if fell else None, "doubts": list(doubts),
-            "cost": {"forwards": 10 * len(asked), "backwards": 9 * len(asked), "seconds": seconds},
+            "access": access,
+            "cost": {"forwards": 10 * len(asked), "backwards": backwards * len(asked), "seconds": seconds},
         })  # fmt: skip
         return self.ledger.add(record)
 

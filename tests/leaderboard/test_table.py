@@ -269,6 +269,23 @@ def test_doubts_are_told_once_with_the_attacks_that_raise_them(ten):
     assert [(d.text, d.attacks) for d in row(ten.ledger).doubts] == [("gradients are zero", ("a", "b")), ("z", ("a",))]
 
 
+def test_what_only_black_boxes_fell_is_a_doubt_that_names_the_images(writer):
+    """Square fells 3 images that PGD left; one that APGD fells too, and those that nobody attacked, are no sign."""
+    writer.card(100)
+    for name, attack in (("a", A), ("s", S), ("f", "fgsm@1()")):
+        writer.column(name, attack)
+    writer.cell("w", "clean@1()", range(100), [0])
+    writer.cell("w", A, range(1, 60), [1, 2], access="gradients", backwards=20)
+    writer.cell("w", S, range(1, 100), [2, 3, 4, 5, 70], access="scores")
+    (doubt,) = row(writer.ledger).doubts
+    assert doubt.text.startswith("3 images fell to an attack without gradients and to none with them (3, 4, 5): masked")
+    assert doubt.attacks == ("square",)
+    writer.cell("v", "clean@1()", range(100), [0])
+    writer.cell("v", "fgsm@1()", range(1, 100), [1], access="gradients", backwards=1)
+    writer.cell("v", S, range(2, 100), range(2, 50), access="scores")
+    assert [r.doubts for s in table(writer.ledger).sections for r in s.rows if r.weights == sha("v")] == [()]
+
+
 def test_a_damaged_record_stops_the_board(ten):
     path = ten.cell("w", A, range(2, 10))
     path.write_bytes(path.read_bytes().replace(b'"fell":[]', b'"fell":[2]'))
