@@ -11,6 +11,7 @@ from leaderboard.table import table, text
 from leaderboard.words import amount, duration, natural, printable, short
 
 A, B, C = "a@1()", "b@1()", "c@1()"
+S = "square@1()"
 
 
 def only(ledger):
@@ -278,12 +279,12 @@ def test_what_only_black_boxes_fell_is_a_doubt_that_names_the_images(writer):
     writer.cell("w", A, range(1, 60), [1, 2], access="gradients", backwards=20)
     writer.cell("w", S, range(1, 100), [2, 3, 4, 5, 70], access="scores")
     (doubt,) = row(writer.ledger).doubts
-    assert doubt.text.startswith("3 images fell to an attack without gradients and to none with them (3, 4, 5): masked")
+    assert doubt.text.startswith("3 images fell to an attack without gradients and to none with them (3, 4, 5)")
     assert doubt.attacks == ("square",)
     writer.cell("v", "clean@1()", range(100), [0])
     writer.cell("v", "fgsm@1()", range(1, 100), [1], access="gradients", backwards=1)
     writer.cell("v", S, range(2, 100), range(2, 50), access="scores")
-    assert [r.doubts for s in table(writer.ledger).sections for r in s.rows if r.weights == sha("v")] == [()]
+    assert sorted(len(r.doubts) for r in only(writer.ledger).rows) == [0, 1]
 
 
 def test_a_damaged_record_stops_the_board(ten):
