@@ -29,13 +29,14 @@ class Subject:
     """What is attacked: a frozen module, its tile, and whether its net declares randomness.
 
     search: a faster copy, which attacks ask instead.  The judge never does; an image that only the copy misreads is
-    attacked again without it.
+    attacked again without it.  blind: only attacks without gradients ask it.
     """
 
     module: nn.Module
     tile: int
     random: bool = False
     search: nn.Module | None = None
+    blind: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def _judge_batch(
     attack = attacks[0]
     threads = torch.get_num_threads()
     assert isinstance(attack.plugin, Attack)
+    if subject.blind and attack.plugin.access == "gradients":
+        subject = replace(subject, search=None)
     asked_module = subject.search or subject.module
     victim = Victim(asked_module, tile=subject.tile, access=attack.plugin.access, images=len(x))
     draws = Draws(seed, asked.to(x.device, copy=True), attack.name)

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bench.victim import small
-
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 NEAR = 0.05  # of the largest logit: how far a copy's logits may lie from the model's
 
@@ -36,11 +34,8 @@ def hasten(module: nn.Module, x: Tensor) -> nn.Module:
     """A copy of a frozen module, faster on the device of the images x (N, C, H, W), which it is tried on; or itself.
 
     Batch normalisation is folded into the convolution before it, memory is laid out channels last, and numbers are
-    bfloat16 where the device computes in it.  A copy that says something else on x is not used, nor one of a small
-    net, which would gain nothing.
+    bfloat16 where the device computes in it.  A copy that says something else on x is not used.
     """
-    if small(module):
-        return module
     for dtype in dict.fromkeys([_quick(x.device), torch.float32]):
         for simplify in (fold, copy.deepcopy):
             try:

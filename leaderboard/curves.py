@@ -87,7 +87,7 @@ def figures(section: Section) -> list[Figure]:
         curves = [row.curves[head.name] for row in rows[:LINES]]
         if curves and eps:
             reach = max(next((d for d, a in c.points() if a <= 0.01), math.inf) for c in curves)
-            end = min(max(reach, 1.5 * eps), 4 * eps)
+            end = min(max(reach, 1.5 * eps), 4 * eps, 1.0 if section.threat.startswith("linf") else math.inf)
             lines = tuple((row, c, _path(c, end)) for row, c in zip(rows, curves, strict=False))
             found.append(Figure(head.name, eps, end, lines, len(rows) - len(lines)))
     return found
