@@ -101,9 +101,10 @@ def _entry(thing: object) -> dict[str, Any]:
     match thing:
         case Attack():
             about = inspect.getdoc(thing.function) or ""
-            cost = " ".join(about.partition("Cost: ")[2].partition("\n\n")[0].split())
+            cost = " ".join(about.partition("Cost: ")[2].split()).partition(". ")[0].rstrip(".")
             return _plugin(thing) | {
-                "norms": list(thing.norms), "access": thing.access, "goal": thing.goal, "cost": cost, "about": about,
+                "norms": list(thing.norms), "access": thing.access, "goal": thing.goal,
+                "cost": cost, "passes": _passes(thing), "about": about,
             }  # fmt: skip
         case Plugin():
             return _plugin(thing)
@@ -115,6 +116,14 @@ def _entry(thing: object) -> dict[str, Any]:
             columns = ", ".join(name for names, _ in thing.parts for name in names)
             return {"name": thing.name, "summary": f"{thing.summary} ({columns})".strip(), "settings": {}}
     raise TypeError(thing)
+
+
+def _passes(attack: Attack[Any]) -> tuple[int, int] | None:
+    """Forwards and backwards of an image that never falls, of ten classes, at the defaults."""
+    given = all(
+        v is not inspect.Parameter.empty for name, v in attack.defaults.items() if name not in attack.surrogates
+    )
+    return attack.cost(**attack.defaults) if attack.cost and given else None
 
 
 def _plugin(plugin: Plugin) -> dict[str, Any]:
@@ -137,8 +146,9 @@ def catalogue_table(kind: str, entries: Sequence[dict[str, Any]]) -> None:
         console.print(_title(entry))
         if any(facts) or settings:
             console.print("    " + "; ".join(f for f in [*facts, settings] if f), style="dim", markup=False)
-        if entry.get("cost"):
-            console.print("    cost: " + entry["cost"], style="dim", markup=False)
+        if passes := entry.get("passes"):
+            formula = f": {entry['cost']}" if entry["cost"] else ""
+            console.print(f"    {passes[0]:,} + {passes[1]:,} passes an image{formula}", style="dim", markup=False)
 
 
 def _title(entry: dict[str, Any]) -> str:
