@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.bpda import Bpda
+    from bench.course import Course
     from bench.draws import Draws
     from bench.errors import (
         AttackError,
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
         nearest,
     )
     from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.feed import Batch
     from bench.files import write_atomically
+    from bench.fitting import fit
     from bench.ledger import Ledger
     from bench.recipe import (
         Alias,
@@ -40,14 +43,13 @@ if TYPE_CHECKING:
     from bench.stats import wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
-    from bench.training import Augment, Batch, TrainJob, fit
+    from bench.training import Mode, TrainJob, frozen
     from bench.victim import Model
 
 __all__ = [
     "Alias",
     "Attack",
     "AttackError",
-    "Augment",
     "Batch",
     "Bpda",
     "Cell",
@@ -55,6 +57,7 @@ __all__ = [
     "ColumnCard",
     "Condition",
     "Corruption",
+    "Course",
     "Dataset",
     "DatasetCard",
     "DatasetLoader",
@@ -64,6 +67,7 @@ __all__ = [
     "IncompleteError",
     "IntegrityError",
     "Ledger",
+    "Mode",
     "Model",
     "Net",
     "Part",
@@ -87,6 +91,7 @@ __all__ = [
     "dataset",
     "defense",
     "fit",
+    "frozen",
     "nearest",
     "net",
     "per_image_sum",
@@ -98,10 +103,13 @@ _HOMES = {
     word: home
     for home, words in {
         "bpda": "Bpda",
+        "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "feed": "Batch",
         "files": "write_atomically",
+        "fitting": "fit",
         "ledger": "Ledger",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
@@ -109,7 +117,7 @@ _HOMES = {
         "stats": "wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
-        "training": "Augment Batch TrainJob fit",
+        "training": "Mode TrainJob frozen",
         "victim": "Model",
     }.items()
     for word in words.split()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.run import Summary
 
 MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
-KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns")
+KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -166,6 +166,7 @@ def _exam(command: Any) -> Any:
         _option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=_numbers, help="training seeds"),
         _option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
         _option("--dataset", default="digits", show_default=True, help="a name, or npz:FILE"),
+        _option("--tensorboard", default="", metavar="DIR", help="follow trainings there (needs tensorboard)"),
         _option("--net", default="", metavar="RECIPE", help="default: the data set's own"),
         _option("--defense", "defenses", multiple=True, required=True, type=Recipes(), metavar="RECIPE…",
                 help='part-trades, "trades(beta=3.0)", "checkpoint(path=\'w.pth\')"'),
@@ -210,6 +211,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
         _print_json({"schema": "rampart/run-1", **_done(summary), "site": str(page), "board": document(board)})
     print_rich(text(board))
     _say_left_out(exam)
+    _say_unset(exam)
     _say(_sentence(summary, exam))
     _say(f"The board: {page.resolve().as_uri()}")
     for failure in summary.failures:
@@ -235,6 +237,7 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
         _print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
     plan_table(lines)
     _say_left_out(exam)
+    _say_unset(exam)
 
 
 @cli.command("list", cls=Command)
@@ -281,6 +284,7 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     place = Place(
         Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
         tuple(str(Path(f).resolve()) for f in options["plugin"]), device, options["batch"] or pick_batch(device),
+        _folder_for_tensorboard(options["tensorboard"]),
     )  # fmt: skip
     request = Request(
         defenses=tuple(text for given in options["defenses"] for text in split_list(given)),
@@ -292,9 +296,27 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     return resolve(request, place), place
 
 
+def _folder_for_tensorboard(folder: str) -> str:
+    """The folder, once it is known that it can be written."""
+    from bench.history import summary_writer
+
+    if folder:
+        summary_writer()
+    return str(Path(folder).resolve()) if folder else ""
+
+
 def _say_left_out(exam: Exam) -> None:
     if exam.left_out:
         _say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
+
+
+def _say_unset(exam: Exam) -> None:
+    """Name the trainings whose settings nobody chose for this data set."""
+    if exam.unset:
+        _say(
+            f"No preset for this data set: {', '.join(exam.unset)}; the defaults are those of CIFAR-10 papers, "
+            "and bench list presets shows what there is."
+        )
 
 
 def _warn_of_hours(exam: Exam, place: Place) -> None:

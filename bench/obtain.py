@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from torch import nn
 from bench.errors import RampartError, TrainingError
 from bench.exam import Training
 from bench.files import locked
+from bench.history import Log
 from bench.origin import about, source_hash
 from bench.place import build, cores
 from bench.recipe import Recipe
@@ -36,6 +37,7 @@ class Lesson:
     net: str
     dataset: str
     label: str  # the defense as a person would write it: what differs from its preset
+    threat: str  # the one that is trained for, or where there is none validated under
 
     def do(self, place: Place) -> list[Document]:
         """Obtain it here; progress goes to standard error."""
@@ -65,8 +67,10 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
         name = f"{lesson.label} (seed {training.seed})"
         job = TrainJob(
             train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
-            threat=ThreatModel.parse(training.threat), seed=training.seed, device=place.device,
+            threat=ThreatModel.parse(lesson.threat), seed=training.seed, device=place.device,
             scratch=place.store.scratch(training.key), report=lambda line: report(f"{name}: {line}"),
+            log=Log(place.store.root / "histories" / f"{training.key}.jsonl", place.tensorboard, name),
+            build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
         )  # fmt: skip
         be_exact(training_threads(job.build()))
         module = _run(defense, net, job)
@@ -84,7 +88,7 @@ def training_threads(module: nn.Module) -> int:
 def _run(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
     """The defense's model, checked; an exception of its own is named after it."""
     try:
-        module: object = defense.plugin.function(job, **defense.settings)
+        module: object = defense.plugin.function(job, **defense.plugin.arguments(defense.settings))
     except torch.OutOfMemoryError as error:
         raise TrainingError(f"defense {defense} ran out of memory; a smaller batch=… may fit") from error
     except TrainingError as error:
@@ -126,6 +130,13 @@ def _rebuildable(defense: Recipe, net: Recipe, job: TrainJob, state: dict[str, t
             raise TrainingError(f"defense {defense}: {name} has values that are not numbers; nothing was published")
 
 
+def _snapshots(job: TrainJob) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """The weights that were kept on the way, by epoch."""
+    files = (job.scratch / "snapshots").glob("*.pt")
+    for path in sorted(files, key=lambda p: int(p.stem)):
+        yield int(path.stem), torch.load(path, map_location="cpu", weights_only=True)
+
+
 def _record(
     place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module
 ) -> TrainingRecord:
@@ -135,10 +146,11 @@ def _record(
     }  # fmt: skip
     last = place.store.put(module.state_dict(), described)
     best = last if job.best is None else place.store.put(job.best, described)
+    kept = {f"epoch-{epoch}": place.store.put(state, described) for epoch, state in _snapshots(job)}
     return TrainingRecord(
         key=training.key, defense=training.defense, net=training.net, label=lesson.label, net_label=str(net),
         dataset=dataset, train=training.train, val=training.val, threat=training.threat, seed=training.seed,
-        parameters=sum(p.numel() for p in module.parameters()), weights={"best": best, "last": last},
+        parameters=sum(p.numel() for p in module.parameters()), weights={"best": best, "last": last, **kept},
         history=job.history,
         cost=Spent(
             forwards=job.passes[0], backwards=job.passes[1],

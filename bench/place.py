@@ -32,6 +32,7 @@ class Place:
     plugin_files: tuple[str, ...] = ()
     device_name: str = "cpu"
     batch: int = 512
+    tensorboard: str = ""  # a folder for the histories of trainings
 
     @property
     def ledger(self) -> Ledger:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Literal, ParamSpec
@@ -44,21 +44,51 @@ class Plugin:
     paper: str = ""
 
     @cached_property
+    def spread(self) -> dict[str, Any]:
+        """Arguments whose default is a frozen dataclass: its fields are settings of the plugin, side by side."""
+        return {p.name: p.default for p in self._keywords if is_dataclass(p.default)}
+
+    @property
+    def _keywords(self) -> list[inspect.Parameter]:
+        """What the function takes by name and the bench does not fill in."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.given]
+
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         """Every setting with its default; `inspect.Parameter.empty` marks one that must be given."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in self.given}
+        found: dict[str, Any] = {}
+        for p in self._keywords:
+            own = {f.name: getattr(p.default, f.name) for f in fields(p.default)} if p.name in self.spread else {}
+            for name, default in (own or {p.name: p.default}).items():
+                if name in found:
+                    raise UsageError(f"{self.kind} {self.name} has two settings called {name!r}; rename one")
+                found[name] = default
+        return found
 
     @cached_property
     def choices(self) -> dict[str, tuple[Value, ...]]:
         """The values allowed for each setting that is annotated with a Literal."""
+        annotated = [(p.name, p.annotation) for p in self._keywords]
+        annotated += [(f.name, f.type) for default in self.spread.values() for f in fields(default)]
         found = {}
-        for p in inspect.signature(self.function).parameters.values():
-            text = p.annotation if isinstance(p.annotation, str) else ""
-            if text.startswith("Literal["):
-                value = ast.literal_eval(f"({text[len('Literal[') : -1]},)")
-                found[p.name] = tuple(value)
+        for name, text in annotated:
+            if isinstance(text, str) and text.startswith("Literal["):
+                found[name] = tuple(ast.literal_eval(f"({text[len('Literal[') : -1]},)"))
         return found
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Settings that say where, not what: they are in no key."""
+        own: tuple[str, ...] = getattr(self, "unkeyed", ())
+        return own + tuple(name for default in self.spread.values() for name in getattr(default, "unkeyed", ()))
+
+    def arguments(self, settings: Mapping[str, Value]) -> dict[str, Any]:
+        """Settings as the function takes them: those that were spread are gathered again."""
+        flat: dict[str, Any] = dict(settings)
+        for name, default in self.spread.items():
+            flat[name] = replace(default, **{f.name: flat.pop(f.name) for f in fields(default) if f.name in flat})
+        return flat
 
     @property
     def summary(self) -> str:
@@ -83,6 +113,7 @@ class Plugin:
                 raise UsageError(f"{self.name} needs a setting: {self.name}({name}=…)")
             else:
                 filled[name] = default
+        self.arguments(filled)  # what they say together is checked where they are gathered
         return Recipe(self, filled)
 
     def _fit(self, name: str, value: Value, default: object) -> Value:
@@ -141,11 +172,19 @@ class Defense(Plugin):
     pin: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # fills in what the machine knows (a file's hash)
     unkeyed: tuple[str, ...] = ()  # settings that say where, not what
     trains: bool = True  # False where weights are fetched, not made
+    adversarial: bool = True  # False where the weights do not depend on the threat
 
-    def __call__(self, job: TrainJob, **settings: Value) -> nn.Module:
+    def __call__(self, job: TrainJob, **settings: Any) -> nn.Module:
         """Run it."""
-        model: nn.Module = self.function(job, **settings)
+        model: nn.Module = self.function(job, **self.arguments(settings))
         return model
+
+    def pinned(self, settings: Mapping[str, Value]) -> dict[str, Any]:
+        """The settings with what the machine knows of them, as the hash of a file."""
+        found: dict[str, Any] = dict(settings)
+        for default in self.spread.values():
+            found = default.pin(found) if hasattr(default, "pin") else found
+        return found if self.pin is None else self.pin(found)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -211,7 +250,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """The full text that names it in a record: version and every setting that says what, defaults included."""
-        hidden = getattr(self.plugin, "unkeyed", ())
+        hidden = self.plugin.hidden
         inner = ", ".join(f"{k}={v!r}" for k, v in sorted(self.settings.items()) if k not in hidden)
         return f"{self.name}@{self.plugin.version}({inner})"
 
@@ -227,7 +266,7 @@ class Recipe:
 
     def short(self, usual: Mapping[str, object]) -> str:
         """The short text: only what differs from the usual settings."""
-        hidden = getattr(self.plugin, "unkeyed", ())
+        hidden = self.plugin.hidden
         changed = {k: v for k, v in self.settings.items() if v != usual[k]}
         inner = ", ".join(f"{k}={PurePath(str(v)).name if k in hidden else v!r}" for k, v in changed.items())
         return f"{self.name}({inner})" if inner else self.name
@@ -248,13 +287,17 @@ class Alias:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of a defense on a data set (and net), with where they come from."""
+    """Settings of a defense on a data set (and net), with where they come from.
+
+    One without a name is what the defense means there; one with a name is asked for: `at(preset='rice')`.
+    """
 
     defense: str
     dataset: str
     settings: Mapping[str, Value]
     source: str
     net: str = "*"  # the net's name; * is any
+    name: str = ""
 
 
 _AttackFunction = Callable[Concatenate["Model", "Tensor", "Tensor", "ThreatModel", "Draws", P], "Tensor"]
@@ -302,14 +345,19 @@ def defense(
     pin: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     unkeyed: tuple[str, ...] = (),
     trains: bool = True,
+    adversarial: bool = True,
     name: str = "",
 ) -> Callable[[Callable[..., nn.Module]], Defense]:
-    """Make a function a defense."""
+    """Make a function a defense.
+
+    trains: whether it makes weights, or fetches them.  adversarial: whether they depend on the threat; those that do
+    not are made once, whatever they are examined under.  version: raise it when the weights change.
+    """
 
     def wrap(function: Callable[..., nn.Module]) -> Defense:
         return Defense(
             name=_name(function, name), function=function, version=version, paper=paper,
-            pin=pin, unkeyed=unkeyed, trains=trains,
+            pin=pin, unkeyed=unkeyed, trains=trains, adversarial=adversarial and trains,
         )  # fmt: skip
 
     return wrap

@@ -100,10 +100,10 @@ class TrainingRecord(_Document):
     dataset: str
     train: Hash
     val: Hash
-    threat: str
+    threat: str  # empty where the weights do not depend on one
     seed: int
     parameters: int
-    weights: dict[Literal["best", "last"], Hash]
+    weights: dict[Annotated[str, Field(pattern=r"^(best|last|epoch-[0-9]+)$")], Hash]
     history: list[dict[str, Any]]  # an entry an epoch
     cost: Spent
     source: Hash

@@ -63,28 +63,41 @@ class Registry:
 
     def parse(self, kind: str, text: str) -> Recipe:
         """`trades(beta=3.0)` to a Recipe; settings are literals and are never evaluated."""
-        name, version, settings = split_recipe(text)
+        name, version, written = split_recipe(text)
+        plugin, aliased = self._base(kind, name, version, text)
+        return plugin.recipe(**{**aliased, **written})
+
+    def _base(self, kind: str, name: str, version: int | None, text: str) -> tuple[Plugin, dict[str, Value]]:
+        """The plugin of a name, and the settings that the name stands for where it is an alias."""
         thing = self._find(kind, name)
         if isinstance(thing, Alias):
             base = self.parse(kind, thing.recipe)
-            return base.plugin.recipe(**{**base.settings, **settings})
+            return base.plugin, {k: v for k, v in base.settings.items() if v != base.plugin.defaults[k]}
         assert isinstance(thing, Plugin)
         if version is not None and version != thing.version:
             raise UsageError(f"{kind} {name} is at version {thing.version} here; {text!r} asks for version {version}")
-        return thing.recipe(**settings)
+        return thing, {}
 
-    def parse_defense(self, text: str, dataset: str, net: str) -> tuple[Recipe, str]:
+    def parse_defense(
+        self, text: str, dataset: str, net: str, without: Iterable[str] = ()
+    ) -> tuple[Recipe, str]:  # fmt: skip
         """A defense's recipe, and its short text.
 
         What is not written comes from the presets of this data set and net, then from the defaults; the short text
-        shows what differs from those.
+        shows what differs from those.  `preset='name'` asks for a preset by name.  without: settings of presets that
+        do not count.
         """
-        _, _, written = split_recipe(text)
-        recipe = self.parse("defense", text)
-        usual = {**recipe.plugin.defaults, **self.preset(recipe.name, dataset, net)}
-        aliased = {k: v for k, v in recipe.settings.items() if v != recipe.plugin.defaults[k]}
-        recipe = recipe.plugin.recipe(**{**usual, **aliased, **written})
-        return recipe, recipe.short(usual)
+        name, version, written = split_recipe(text)
+        asked = str(written.pop("preset", ""))
+        plugin, aliased = self._base("defense", name, version, text)
+        preset = self.preset(plugin.name, dataset, net, asked)
+        usual = {**plugin.defaults, **{k: v for k, v in preset.items() if k not in without}}
+        recipe = plugin.recipe(**{**usual, **aliased, **written})
+        label = recipe.short(usual)
+        if asked:
+            inner = label.partition("(")[2].removesuffix(")")
+            label = f"{recipe.name}({', '.join(filter(None, [f'preset={asked!r}', inner]))})"
+        return recipe, label
 
     def _find(self, kind: str, name: str) -> object:
         for spelling in (name, name.replace("_", "-"), name.replace("-", "_")):
@@ -117,14 +130,31 @@ class Registry:
         assert isinstance(found, Suite)
         return found
 
-    def preset(self, defense: str, dataset: str, net: str) -> dict[str, Value]:
-        """The settings that presets give a defense on a data set and net; a preset that names the net wins."""
+    def preset(self, defense: str, dataset: str, net: str, name: str = "") -> dict[str, Value]:
+        """The settings that presets give a defense on a data set and net; one that names the net wins.
+
+        A name asks for one by name; an error says which there are, and for which data sets.
+        """
+        own = [p for p in self.presets if p.defense == defense]
+        named = [p for p in own if p.name == name] if name else [p for p in own if not p.name]
+        if name and not named:
+            known = sorted({p.name for p in own if p.name})
+            raise UsageError(f"{defense} has no preset {name!r}{nearest(name, known)}")
+        fitting = [p for p in named if p.dataset in (dataset, "*") and p.net in (net, "*")]
+        if name and not fitting:
+            places = sorted({p.dataset if p.net == "*" else f"{p.net} on {p.dataset}" for p in named})
+            raise UsageError(f"the preset {name!r} of {defense} is for {', '.join(places)}; this is {net} on {dataset}")
         chosen: dict[str, Value] = {}
         for wanted in ("*", net):
-            for preset in self.presets:
-                if (preset.defense, preset.dataset, preset.net) == (defense, dataset, wanted):
+            for preset in fitting:
+                if preset.net == wanted:
                     chosen |= preset.settings
         return chosen
+
+    def lacks_preset(self, defense: str, dataset: str) -> bool:
+        """Whether a defense has presets, and none of them for this data set."""
+        own = [p for p in self.presets if p.defense == defense]
+        return bool(own) and not any(p.dataset in (dataset, "*") for p in own)
 
 
 def plugins(files: Iterable[str | Path] = ()) -> Registry:

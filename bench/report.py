@@ -15,7 +15,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from bench.exam import Column, Suite
-from bench.recipe import Alias, Attack, Plugin
+from bench.recipe import Alias, Attack, Plugin, Preset
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -94,6 +94,8 @@ def duration(seconds: float) -> str:
 
 def catalogue(registry: Registry, kind: str) -> list[dict[str, Any]]:
     """Everything of a kind (plural), as plain values."""
+    if kind == "presets":
+        return [_preset(p) for p in sorted(registry.presets, key=lambda p: (p.defense, p.dataset, p.name, p.net))]
     return [_entry(thing) for thing in registry.all(kind.removesuffix("s"))]
 
 
@@ -116,6 +118,15 @@ def _entry(thing: object) -> dict[str, Any]:
             columns = ", ".join(name for names, _ in thing.parts for name in names)
             return {"name": thing.name, "summary": f"{thing.summary} ({columns})".strip(), "settings": {}}
     raise TypeError(thing)
+
+
+def _preset(preset: Preset) -> dict[str, Any]:
+    asked = f"(preset={preset.name!r})" if preset.name else ""
+    net = "" if preset.net == "*" else f", {preset.net}"
+    return {
+        "name": f"{preset.defense}{asked}", "summary": f"on {preset.dataset}{net}: {preset.source}",
+        "settings": dict(preset.settings), "dataset": preset.dataset, "net": preset.net, "source": preset.source,
+    }  # fmt: skip
 
 
 def _passes(attack: Attack[Any]) -> tuple[int, int] | None:

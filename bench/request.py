@@ -55,6 +55,7 @@ class Exam:
     attack_seed: int
     precision: Precision
     left_out: tuple[str, ...]  # columns of the suite that do not search the threat's norm
+    unset: tuple[str, ...] = ()  # defenses that have presets, but none for this data set
 
     def cells(self, net: str, weights: str, column: str, condition: str) -> list[Cell]:
         """What a column asks of some weights under a condition: a cell for each of its attacks."""
@@ -109,7 +110,8 @@ def resolve(request: Request, place: Place) -> Exam:
         suite, left_out = _fitting(suite, registry, threat)
     _find_all(suite, registry, threat)
     net = registry.parse("net", request.net or loader.net)
-    defenses = [_defense(text, registry, recipe.name, net) for text in request.defenses]
+    explicit = bool(request.threat) and not suite.threat  # then the presets' own eps does not count
+    defenses = [_defense(text, registry, recipe.name, net, explicit=explicit) for text in request.defenses]
     dataset = place.dataset(recipe)
     columns, attacks, questions = _columns(suite, place, threat, dataset.shape)
     if not defenses or not questions:
@@ -118,16 +120,18 @@ def resolve(request: Request, place: Place) -> Exam:
         raise UsageError(f"-n {request.n}: {dataset.name} has {len(dataset.test)} test images")
     lessons = dict.fromkeys(
         Lesson(
-            Training(d.key, net.key, dataset.train.hash, dataset.val.hash, str(threat), seed),
-            d.written, net.written, recipe.written, label,
+            Training(d.key, net.key, dataset.train.hash, dataset.val.hash, trained_for, seed),
+            d.written, net.written, recipe.written, label, trained_for or loader.threat,
         )
         for d, label in defenses
+        for trained_for in [_trained_for(d, threat)]
         for seed in (request.seeds if getattr(d.plugin, "trains", True) else (0,))
     )  # fmt: skip
     return Exam(
         dataset, recipe, threat, net, tuple(lessons), {d.key: d for d, _ in defenses}, columns, attacks, questions,
         suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed,
         request.precision, left_out,
+        tuple(dict.fromkeys(d.name for d, _ in defenses if registry.lacks_preset(d.name, recipe.name))),
     )  # fmt: skip
 
 
@@ -192,12 +196,22 @@ def _condition(text: str, registry: Registry) -> str:
     return str(Condition(registry.parse("corruption", condition.corruption).key, condition.severity))
 
 
-def _defense(text: str, registry: Registry, dataset: str, net: Recipe) -> tuple[Recipe, str]:
+def _defense(text: str, registry: Registry, dataset: str, net: Recipe, *, explicit: bool) -> tuple[Recipe, str]:
     """A defense with what was written, then the preset for this data set and net, then its defaults; pinned."""
-    recipe, label = registry.parse_defense(text, dataset, net.name)
+    recipe, label = registry.parse_defense(text, dataset, net.name, without=("eps",) if explicit else ())
     plugin = recipe.plugin
     assert isinstance(plugin, Defense)
-    return (recipe if plugin.pin is None else recipe.with_settings(plugin.pin(dict(recipe.settings)))), label
+    return recipe.with_settings(plugin.pinned(recipe.settings)), label
+
+
+def _trained_for(defense: Recipe, threat: ThreatModel) -> str:
+    """The threat of a training: the exam's, with the recipe's own eps if it has one; empty where none counts."""
+    plugin = defense.plugin
+    assert isinstance(plugin, Defense)
+    if not plugin.adversarial:
+        return ""
+    eps = defense.settings.get("eps")
+    return str(ThreatModel.parse(f"{threat.norm}:{eps}") if eps else threat)
 
 
 def passes(attack: Recipe, shape: Shape) -> tuple[int, int]:

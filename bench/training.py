@@ -1,12 +1,11 @@
-"""Training: what a defense is given (TrainJob), and the loop that most of them share (fit)."""
+"""What a defense is given to train with: a TrainJob."""
 
 from __future__ import annotations
 
-import io
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,34 +13,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.draws import Draws
-from bench.errors import IntegrityError, TrainingError
-from bench.files import write_atomically
+from bench.errors import UsageError
+from bench.feed import Feed, extra_images
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from bench.course import Course
     from bench.exam import Part, Shape
+    from bench.feed import Batch
     from bench.threat import ThreatModel
 
-Augment = Literal["none", "crop", "flip", "crop-flip", "reflect-flip"]
 Score = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Some training images: x (B, C, H, W) in [0, 1], augmented; y (B,); draws keyed by image and epoch.
-
-    epoch counts from 1; progress is how many epochs are over, as a fraction.
-    """
-
-    x: Tensor
-    y: Tensor
-    draws: Draws
-    epoch: int
-    progress: float
-
-
-Loss = Callable[[nn.Module, Batch], Tensor]  # a scalar, to go down
+Mode = Literal["eval", "train", "frozen"]
+VALIDATED = 128  # images a pass
 
 
 @dataclass
@@ -57,17 +40,27 @@ class TrainJob:
     device: torch.device
     scratch: Path  # outlives a crash
     report: Callable[[str], None] = print
+    log: Callable[[list[dict[str, Any]]], None] = lambda _history: None  # told after every epoch
+    build_other: Callable[[str], nn.Module] | None = None  # an untrained module of another net, by its recipe
     history: list[dict[str, Any]] = field(default_factory=list)  # an entry an epoch
     best: dict[str, Tensor] | None = None  # the weights of the best epoch by validation
     best_score: Score = (-1.0, -1.0)
+    predicted: int = 0  # how many classes the last validation saw
     passes: list[int] = field(default_factory=lambda: [0, 0])  # forwards and backwards, in images
-    _feed: tuple[Tensor, Tensor] | None = None
+    watched: dict[str, Tensor] = field(default_factory=dict)  # sums of the running epoch
+    _feed: Feed | None = None
 
-    def net(self) -> nn.Module:
-        """An untrained module on the device, the same one for the same seed; its passes are counted."""
+    def net(self, recipe: str = "") -> nn.Module:
+        """An untrained module on the device, the same one for the same seed; its passes are counted.
+
+        recipe: of another net than the job's, for a helper that is not itself examined.
+        """
+        if recipe and self.build_other is None:
+            raise UsageError(f"the net {recipe} was asked for, and this job knows no net but its own")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            module = self.build().to(self.device)
+            made = self.build_other(recipe) if recipe and self.build_other else self.build()
+            module = made.to(self.device)
         module.register_forward_hook(self._count)
         return module
 
@@ -80,35 +73,66 @@ class TrainJob:
     def _count_backward(self, images: int) -> None:
         self.passes[1] += images
 
-    def batches(self, size: int, epoch: int, augment: Augment = "none") -> Iterator[Batch]:
+    def aside(self, name: str) -> TrainJob:
+        """The same job for a helper's own training, with its own history, best weights and checkpoint."""
+        return replace(
+            self, scratch=self.scratch / name, history=[], best=None, best_score=(-1.0, -1.0), watched={},
+            log=lambda _history: None, report=lambda line: self.report(f"{name}: {line}"),
+        )  # fmt: skip
+
+    def feed(self, course: Course | None = None) -> Feed:
+        """The training images on the device, with the extra ones of the course."""
+        if self._feed is None:
+            extra = extra_images(Path(course.extra), self.shape) if course and course.extra else None
+            self._feed = Feed(self.train, self.seed, self.device, extra, course.extra_share if course else 0.0)
+        return self._feed
+
+    def batches(self, size: int, epoch: int, augment: str = "none") -> Iterator[Batch]:
         """The training images once, shuffled and augmented; the same batches for the same seed and epoch."""
-        if self._feed is None:  # uint8, kept on the device
-            self._feed = torch.tensor(self.train.x, device=self.device), torch.tensor(self.train.y, device=self.device)
-        x, y = self._feed
-        everyone = Draws(self.seed, torch.zeros(1, dtype=torch.long, device=self.device), "train/order", step=epoch)
-        for place, ids in enumerate(everyone.order(len(x))[0].split(size)):
-            draws = Draws(self.seed, ids, "train", restart=epoch)
-            images = augmented(x[ids], draws.at("augment"), augment).float() / 255
-            yield Batch(images, y[ids], draws, epoch, epoch - 1 + place * size / len(x))
+        feed = self.feed()
+        for place in range(feed.steps(size)):
+            yield feed.batch(size, epoch, place, augment)
+
+    def watch(self, name: str, values: Tensor, y: Tensor | None = None) -> None:
+        """Take numbers of a batch (B,) into the epoch's history: their mean, or with labels y their sum by class."""
+        values = values.detach().float()
+        if y is None:
+            more = torch.stack([values.sum(), values.new_tensor(len(values))])
+        else:
+            more = values.new_zeros(self.shape.classes).index_add_(0, y, values)
+        self.watched[name] = self.watched[name] + more if name in self.watched else more
+
+    def seen(self) -> dict[str, float | list[float]]:
+        """What was watched since this was last asked, for the history; sums by class are lists."""
+        found: dict[str, float | list[float]] = {}
+        for name, total in self.watched.items():
+            numbers = [float(v) for v in total]
+            found[name] = [round(v, 6) for v in numbers] if name.endswith("_by_class") else numbers[0] / numbers[1]
+        self.watched.clear()
+        return found
 
     def validate(self, model: nn.Module) -> Score:
         """Accuracy on the validation images under PGD-10 (step eps/4, random start), and on clean ones."""
         if not len(self.val):
             return 0.0, 0.0
+        right, predicted = [0, 0], set()
+        with frozen(model):
+            for ids in torch.arange(len(self.val)).split(VALIDATED):
+                x = torch.from_numpy(self.val.x[ids.numpy()]).to(self.device).float() / 255
+                y = torch.from_numpy(self.val.y[ids.numpy()]).to(self.device)
+                x_adv = self.threat.random(x, Draws(0, ids.to(self.device), "validate"))
+                for _ in range(10):
+                    x_adv.requires_grad_()
+                    (grad,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y, reduction="sum"), x_adv)
+                    up = 0.25 * float(self.threat.eps) * self.threat.uphill(grad)
+                    x_adv = self.threat.project(x_adv.detach() + up, x)
+                with torch.no_grad():
+                    right[0] += int((model(x_adv).argmax(1) == y).sum())
+                    guess = model(x).argmax(1)
+                    right[1] += int((guess == y).sum())
+                    predicted.update(guess.tolist())
         model.eval()
-        right = [0, 0]
-        for ids in torch.arange(len(self.val)).split(250):
-            x = torch.from_numpy(self.val.x[ids.numpy()]).to(self.device).float() / 255
-            y = torch.from_numpy(self.val.y[ids.numpy()]).to(self.device)
-            x_adv = self.threat.random(x, Draws(0, ids.to(self.device), "validate"))
-            for _ in range(10):
-                x_adv.requires_grad_()
-                (grad,) = torch.autograd.grad(F.cross_entropy(model(x_adv), y, reduction="sum"), x_adv)
-                up = 0.25 * float(self.threat.eps) * self.threat.uphill(grad)
-                x_adv = self.threat.project(x_adv.detach() + up, x)
-            with torch.no_grad():
-                right[0] += int((model(x_adv).argmax(1) == y).sum())
-                right[1] += int((model(x).argmax(1) == y).sum())
+        self.predicted = len(predicted)
         return right[0] / len(self.val), right[1] / len(self.val)
 
     def keep_if_best(self, model: nn.Module, score: Score) -> None:
@@ -118,117 +142,28 @@ class TrainJob:
             self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
-def fit(
-    job: TrainJob,
-    model: nn.Module,
-    loss: Loss,
-    *,
-    epochs: int,
-    lr: float,
-    decay: float = 0.0,
-    momentum: float = 0.9,
-    batch: int = 128,
-    drops: tuple[int, ...] = (),
-    augment: Augment = "none",
-    select: Literal["robust", "clean"] = "robust",
-    before_epoch: Callable[[nn.Module, int], None] = lambda _model, _epoch: None,
-    also: Mapping[str, nn.Module] | None = None,
-) -> nn.Module:
-    """Train by SGD and return the last weights; the best by validation go to the job.
+@contextmanager
+def frozen(model: nn.Module, bn: Mode = "eval") -> Iterator[None]:
+    """No weight gradients inside, and a mode that ends with it.
 
-    drops: epochs (from 1) at whose start the learning rate falls to a tenth.  before_epoch is called with the model
-    and the epoch; `also` are modules that it changes and that must survive a crash.  Killed at any moment and run
-    again, it ends in the same weights on the same machine.
+    bn: eval; train, where every pass moves the batch statistics; or frozen, where they are the batch's and stay.
     """
-    also = also or {}
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
-    done = _resume(job, model, optimizer, also)
-    for epoch in range(done + 1, epochs + 1):
-        started = time.perf_counter()
-        torch.manual_seed(job.seed * 1_000_003 + epoch)  # for dropout and the like
-        before_epoch(model, epoch)
-        model.train()
-        rate = lr * 0.1 ** sum(epoch >= drop for drop in drops)
-        total = torch.zeros((), device=job.device)
-        optimizer.param_groups[0]["lr"] = rate
-        for feed in job.batches(batch, epoch, augment):
-            value = loss(model, feed)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            total += value.detach() * len(feed.y)
-        mean = float(total) / len(job.train)
-        if not math.isfinite(mean):
-            raise TrainingError(f"the loss is {mean} in epoch {epoch}; nothing was published; a lower lr may help")
-        robust, clean = job.validate(model)
-        job.keep_if_best(model, (robust, clean) if select == "robust" else (clean, robust))
-        seconds = time.perf_counter() - started
-        job.history.append(
-            {
-                "epoch": epoch,
-                "loss": mean,
-                "val_clean": clean,
-                "val_pgd10": robust,
-                "lr": rate,
-                "seconds": round(seconds, 3),
-            }
-        )
-        _save(job, model, optimizer, also, epoch)
-        job.report(
-            f"epoch {epoch}/{epochs}: loss {mean:.4f}, "
-            f"validation {clean:.1%} clean, {robust:.1%} under PGD-10, {seconds:.1f} s"
-        )
-    return model
-
-
-def augmented(x: Tensor, draws: Draws, how: Augment) -> Tensor:
-    """Each image cropped at random out of itself padded by 4, and mirrored at random: shape kept."""
-    if "crop" in how or "reflect" in how:
-        height, width = x.shape[2:]
-        mode = "reflect" if "reflect" in how else "constant"
-        padded = F.pad(x.float(), (4, 4, 4, 4), mode=mode).to(x.dtype)
-        top, left = draws.at("crop").integers(9, 2).unbind(1)
-        rows = top[:, None] + torch.arange(height, device=x.device)
-        columns = left[:, None] + torch.arange(width, device=x.device)
-        images = torch.arange(len(x), device=x.device)[:, None, None, None]
-        channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
-        x = padded[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
-    if "flip" in how:
-        mirror = draws.at("flip").sign(1) > 0
-        x = x.flip(3).where(mirror[:, :, None, None], x)
-    return x
-
-
-def _save(
-    job: TrainJob, model: nn.Module, optimizer: torch.optim.Optimizer, also: Mapping[str, nn.Module], epoch: int
-) -> None:
-    """Write all that the next epoch depends on, whole or not at all."""
-    buffer = io.BytesIO()
-    torch.save(
-        {
-            "epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-            "also": {k: v.state_dict() for k, v in also.items()}, "history": job.history,
-            "best": job.best, "best_score": job.best_score, "passes": job.passes,
-        },
-        buffer,
-    )  # fmt: skip
-    write_atomically(job.scratch / "checkpoint.pt", buffer.getvalue())
-
-
-def _resume(job: TrainJob, model: nn.Module, optimizer: torch.optim.Optimizer, also: Mapping[str, nn.Module]) -> int:
-    """Go on from the last whole epoch, if there is one, and return its number."""
-    path = job.scratch / "checkpoint.pt"
-    if not path.exists():
-        return 0
+    training = model.training
+    learning = [p for p in model.parameters() if p.requires_grad]
+    model.train(bn != "eval")
+    tracking = [
+        m for m in model.modules()
+        if bn == "frozen" and isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats  # noqa: SLF001
+    ]  # fmt: skip
+    for p in learning:
+        p.requires_grad = False
+    for module in tracking:
+        module.track_running_stats = False
     try:
-        saved = torch.load(path, map_location=job.device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        for name, module in also.items():
-            module.load_state_dict(saved["also"][name])
-        job.history[:], job.best, job.best_score = saved["history"], saved["best"], tuple(saved["best_score"])
-        job.passes[:] = saved["passes"]
-    except Exception as error:
-        raise IntegrityError(f"{path} is damaged and cannot be continued; delete it to train from the start") from error
-    job.report(f"continuing after epoch {saved['epoch']}")
-    return int(saved["epoch"])
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_()
+        for module in tracking:
+            module.track_running_stats = True
+        model.train(training)

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from functools import partial
-
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Augment, Batch, ThreatModel, TrainJob, defense, fit
-from defenses.inner import ascend, ramped
+from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from defenses.inner import Inner, craft
 
 
-@defense(paper="arXiv:1706.06083", version=1)
+@defense(paper="arXiv:1706.06083", version=2)
 def at(
-    job: TrainJob, *, steps: int = 10, step: float = 0.25, epochs: int = 110, lr: float = 0.1, decay: float = 5e-4,
-    batch: int = 128, drops: tuple[int, ...] = (100, 105), ramp: float = 0.0, augment: Augment = "none",
-) -> nn.Module:  # fmt: skip
-    """Cross-entropy on adversarial images alone; `step` is a share of eps, `ramp` the epochs over which eps grows.
+    job: TrainJob, *, mix: float = 0.0, clean_pass: bool = False, inner: Inner = Inner(), course: Course = Course()
+) -> nn.Module:
+    """Cross-entropy on adversarial images.
 
-    The attack starts uniformly in the ball, clipped, with batch normalisation in eval mode.  The defaults of the
-    schedule are those of Pang et al. (2021), "Bag of tricks for adversarial training".
+    mix: the share of the loss on clean images (0: none).  clean_pass: after each step pass the clean batch in training
+    mode, as Rice et al. (2020) do for their log: it moves the batch statistics.  The defaults of the course are those
+    of Pang et al. (2021), "Bag of tricks for adversarial training"; the presets have the papers' recipes.
     """
+    if not 0 <= mix <= 1:
+        raise UsageError(f"mix={mix}: expected the share of the loss on clean images, from 0 to 1")
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
-        threat = ramped(job.threat, feed, ramp)
-        return F.cross_entropy(model(madry(model, feed, threat, steps=steps, step=step)), feed.y)
+        robust = F.cross_entropy(model(craft(model, feed, job.threat, inner)), feed.y)
+        return robust if not mix else mix * F.cross_entropy(model(feed.x), feed.y) + (1 - mix) * robust
 
-    return fit(
-        job, job.net(), loss,
-        epochs=epochs, lr=lr, decay=decay, batch=batch, drops=drops, augment=augment,
-    )  # fmt: skip
+    def look(model: nn.Module, feed: Batch) -> None:
+        if clean_pass:
+            with torch.no_grad():
+                model(feed.x)
 
-
-def madry(model: nn.Module, feed: Batch, threat: ThreatModel, *, steps: int, step: float) -> Tensor:
-    """PGD on the cross-entropy from a uniform start, last iterate: (B, C, H, W)."""
-    return ascend(
-        model, threat.random(feed.x, feed.draws.at("start")),
-        lambda logits: F.cross_entropy(logits, feed.y, reduction="sum"),
-        uphill=threat.uphill, project=partial(threat.project, x=feed.x), step=step * float(threat.eps), steps=steps,
-    )  # fmt: skip
+    return fit(job, job.net(), loss, course, after_step=look)

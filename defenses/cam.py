@@ -1,19 +1,25 @@
-"""Class activation maps: where a model looks (Selvaraju et al., 2017, "Grad-CAM")."""
+"""Class activation maps: where a model looks."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import UsageError
+from bench import UsageError, frozen
+
+Cam = Literal["gradcam", "xgradcam", "layercam"]
 
 
-def gradcam(model: nn.Module, x: Tensor) -> Tensor:
+def heat(model: nn.Module, x: Tensor, cam: Cam = "gradcam") -> Tensor:
     """The heat of each pixel for the class that the model itself predicts: (N, H, W), from 0 to 1.
 
-    Channel weights are the spatial means of d logit / d feature map; the weighted sum is cut at zero, stretched to
-    [0, 1] and enlarged bicubically (clipped, as that overshoots).  The model is asked in eval mode.
+    gradcam: channels weighed by the spatial mean of d logit / d map (Selvaraju et al., 2017); xgradcam: by the mean of
+    that gradient weighed by the map (Fu et al., 2020); layercam: each place by its own positive gradient (Jiang et al.,
+    2021).  The weighted sum is cut at zero, stretched to [0, 1] and enlarged bicubically, as Pillow does it (clipped,
+    as that overshoots).  The model is asked in eval mode, and differentiated only from its last feature map on.
     """
     found: list[Tensor] = []
 
@@ -21,20 +27,26 @@ def gradcam(model: nn.Module, x: Tensor) -> Tensor:
         found.append(features.detach().requires_grad_())  # nothing below this layer needs a gradient
         return found[0]
 
-    training = model.training
-    model.eval()
     handle = _layer(model).register_forward_hook(cut)
     try:
-        with torch.enable_grad():
-            logits = model(x)
-            (grad,) = torch.autograd.grad(logits.amax(1).sum(), found[0])
+        with frozen(model), torch.enable_grad():
+            (grad,) = torch.autograd.grad(model(x).amax(1).sum(), found[0])
     finally:
         handle.remove()
-        model.train(training)
-    heat = (grad.mean((2, 3), keepdim=True) * found[0].detach()).sum(1, keepdim=True).relu()
-    low, high = heat.amin((2, 3), keepdim=True), heat.amax((2, 3), keepdim=True)
-    heat = (heat - low) / (high - low + 1e-8)
-    return F.interpolate(heat, size=x.shape[2:], mode="bicubic", align_corners=False)[:, 0].clamp(0, 1)
+    features = found[0].detach()
+    warm = (_weights(features, grad, cam) * features).sum(1, keepdim=True).relu()
+    low, high = warm.amin((2, 3), keepdim=True), warm.amax((2, 3), keepdim=True)
+    warm = (warm - low) / (high - low + 1e-8)
+    return F.interpolate(warm, size=x.shape[2:], mode="bicubic", antialias=True)[:, 0].clamp(0, 1)
+
+
+def _weights(features: Tensor, grad: Tensor, cam: Cam) -> Tensor:
+    """What each feature map (N, D, h, w), or each place of it, counts for: broadcasts with it."""
+    if cam == "gradcam":
+        return grad.mean((2, 3), keepdim=True)
+    if cam == "xgradcam":
+        return (grad * features).sum((2, 3), keepdim=True) / (features.sum((2, 3), keepdim=True) + 1e-12)
+    return grad.relu()
 
 
 def _layer(model: nn.Module) -> nn.Module:

@@ -1,116 +1,169 @@
 """PART: pixel-reweighted adversarial training (Zhang et al., ICML 2024).
 
 The perturbation budget is eps on the pixels that a class activation map finds important and `low` * eps elsewhere.
-The mask is the one the paper describes: two-dimensional, and made for the very batch that it is used on.  The
-authors' release (github.com/JiachengZ01/PART) pairs masks with other images and differs by colour channel.
+By default the mask is the one the paper describes: two-dimensional, and made for the very batch that it is used on.
+The authors' release (github.com/JiachengZ01/PART) thresholds the colours of a colour map, so that its masks differ by
+channel, and uses them on other images than they were made for; both are here by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Augment, Batch, TrainJob, UsageError, defense, fit
-from defenses.at import madry
-from defenses.cam import gradcam
-from defenses.inner import ascend, ramped
-from defenses.trades import disagreement, trades_loss
+from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from defenses.cam import Cam, heat
+from defenses.inner import Inner, craft
+from defenses.mart import mart_loss
+from defenses.trades import trades_loss
 
-Step = Callable[[nn.Module, Batch], Tensor]
+COURSE = Course(epochs=80, lr=0.01, decay=2e-4, drops=(60,))
+Loss = Callable[[nn.Module, Batch, Tensor], Tensor]  # a model, a batch and its adversarial images to a scalar
 
 
-@defense(paper="arXiv:2406.00685", version=1)
-def part(
-    job: TrainJob, *, low: float = 0.875, s: int = 1, warm_up: int = 20, clip_start: bool = False, steps: int = 10,
-    step: float = 0.25, epochs: int = 80, lr: float = 0.01, decay: float = 2e-4, batch: int = 128,
-    drops: tuple[int, ...] = (60,), ramp: float = 0.0, augment: Augment = "none",
-) -> nn.Module:  # fmt: skip
-    """Adversarial training with a smaller budget on unimportant pixels.
+@dataclass(frozen=True, kw_only=True)
+class Masks:
+    """Which pixels keep the whole budget, and what that means.
 
-    low: the budget there, as a share of eps.  s: the epochs between refreshes of the mask's model.  warm_up: epochs
-    of plain adversarial training first.  ramp: the epochs over which eps grows.  clip_start: clip the attack's start
-    to [0, 1] (the release does not).
+    low: the budget of the others, as a share of eps.  s: the epochs between refreshes of the masks' model.  warm_up:
+    the epochs without masks.  cam: how the map is made.
+    mask: cam (its square over one standard deviation above its mean), jet (the release's: thresholds the colours of the
+    map), random (as many pixels as cam, elsewhere) or none (every pixel gets `low`); the last two are controls.
+    align: own (the image's own mask) or shuffled (the release's: that of the image in the same place of a pass in
+    another order, with another augmentation).
+    mask_op: clamp (to the budget, after every step) or scale (the last perturbation, by the mask, once).
     """
 
-    def plain(model: nn.Module, feed: Batch) -> Tensor:
-        threat = ramped(job.threat, feed, ramp)
-        return F.cross_entropy(model(madry(model, feed, threat, steps=steps, step=step)), feed.y)
+    low: float = 0.875
+    s: int = 1
+    warm_up: int = 20
+    cam: Literal["gradcam", "xgradcam", "layercam"] = "gradcam"
+    mask: Literal["cam", "jet", "random", "none"] = "cam"
+    align: Literal["own", "shuffled"] = "own"
+    mask_op: Literal["clamp", "scale"] = "clamp"
 
-    def weighted(model: nn.Module, feed: Batch, size: Tensor) -> Tensor:
-        eps = float(ramped(job.threat, feed, ramp).eps)
-        start = feed.x + (2 * feed.draws.at("start").uniform(*feed.x.shape[1:]) - 1) * eps
-        x_adv = ascend(
-            model, start.clamp(0, 1) if clip_start else start,
-            lambda logits: F.cross_entropy(logits, feed.y, reduction="sum"),
-            uphill=job.threat.uphill, project=lambda x: within(x, feed.x, size), step=step * eps, steps=steps,
-        )  # fmt: skip
+    def __post_init__(self) -> None:
+        if self.s < 1:
+            raise UsageError(f"s={self.s}: counts epochs between refreshes; expected 1 or more")
+        if not 0 <= self.low <= 1:
+            raise UsageError(f"low={self.low}: expected a share of eps, from 0 to 1")
+
+
+@defense(paper="arXiv:2406.00685", version=2)
+def part(
+    job: TrainJob, *, masks: Masks = Masks(), inner: Inner = Inner(start="uniform"), course: Course = COURSE
+) -> nn.Module:
+    """Adversarial training with a smaller budget on unimportant pixels."""
+
+    def loss(model: nn.Module, feed: Batch, x_adv: Tensor) -> Tensor:
         return F.cross_entropy(model(x_adv), feed.y)
 
-    return _reweighted(
-        job, plain, weighted, low=low, s=s, warm_up=warm_up, ramp=ramp,
-        epochs=epochs, lr=lr, decay=decay, batch=batch, drops=drops, augment=augment,
-    )  # fmt: skip
+    return _reweighted(job, loss, masks, inner, course)
+
+
+@defense(paper="arXiv:2406.00685", version=2)
+def part_trades(
+    job: TrainJob, *, beta: float = 6.0, forwards: int = 2, masks: Masks = Masks(),
+    inner: Inner = Inner(start="gauss", inner="kl"), course: Course = COURSE,
+) -> nn.Module:  # fmt: skip
+    """TRADES with a smaller budget on unimportant pixels (PART-T); beta and forwards as in trades."""
+
+    def loss(model: nn.Module, feed: Batch, x_adv: Tensor) -> Tensor:
+        return trades_loss(model, feed, x_adv, beta, forwards)
+
+    return _reweighted(job, loss, masks, inner, course)
 
 
 @defense(paper="arXiv:2406.00685", version=1)
-def part_trades(
-    job: TrainJob, *, beta: float = 6.0, low: float = 0.875, s: int = 1, warm_up: int = 20, steps: int = 10,
-    step: float = 0.25, forwards: int = 2, epochs: int = 80, lr: float = 0.01, decay: float = 2e-4, batch: int = 128,
-    drops: tuple[int, ...] = (60,), ramp: float = 0.0, augment: Augment = "none",
+def part_mart(
+    job: TrainJob, *, beta: float = 6.0, masks: Masks = Masks(), inner: Inner = Inner(start="gauss"),
+    course: Course = COURSE,
 ) -> nn.Module:  # fmt: skip
-    """TRADES with a smaller budget on unimportant pixels (PART-T); the settings are those of part and trades."""
+    """MART with a smaller budget on unimportant pixels (PART-M)."""
 
-    def plain(model: nn.Module, feed: Batch) -> Tensor:
-        x_adv = disagreement(model, feed, ramped(job.threat, feed, ramp), steps=steps, step=step)
-        return trades_loss(model, feed, x_adv, beta, forwards)
+    def loss(model: nn.Module, feed: Batch, x_adv: Tensor) -> Tensor:
+        return mart_loss(model, feed, x_adv, beta)
 
-    def weighted(model: nn.Module, feed: Batch, size: Tensor) -> Tensor:
-        threat = ramped(job.threat, feed, ramp)
-        x_adv = disagreement(model, feed, threat, steps=steps, step=step, project=lambda x: within(x, feed.x, size))
-        return trades_loss(model, feed, x_adv, beta, forwards)
-
-    return _reweighted(
-        job, plain, weighted, low=low, s=s, warm_up=warm_up, ramp=ramp,
-        epochs=epochs, lr=lr, decay=decay, batch=batch, drops=drops, augment=augment,
-    )  # fmt: skip
+    return _reweighted(job, loss, masks, inner, course)
 
 
-def _reweighted(
-    job: TrainJob, plain: Step, weighted: Callable[[nn.Module, Batch, Tensor], Tensor], *,
-    low: float, s: int, warm_up: int, ramp: float, epochs: int, lr: float, decay: float,
-    batch: int, drops: tuple[int, ...], augment: Augment,
-) -> nn.Module:  # fmt: skip
-    """Train plainly for `warm_up` epochs, then with the budgets of a snapshot that is renewed every `s` epochs."""
+def _reweighted(job: TrainJob, loss: Loss, masks: Masks, inner: Inner, course: Course) -> nn.Module:
+    """Train without masks for the warm-up, then with those of a snapshot that is renewed every `s` epochs."""
     if job.threat.norm != "linf":
         raise UsageError(f"PART's budgets are for Linf; the threat is {job.threat}")
-    if s < 1:
-        raise UsageError(f"s counts epochs between refreshes and is at least 1, not {s}")
     snapshot = job.net().requires_grad_(False)
 
+    def refreshed(epoch: int) -> int:
+        """The epoch at whose start the snapshot was last taken."""
+        return epoch - (epoch - masks.warm_up - 1) % masks.s
+
     def refresh(model: nn.Module, epoch: int) -> None:
-        if epoch > warm_up and (epoch - warm_up - 1) % s == 0:
+        if epoch > masks.warm_up and refreshed(epoch) == epoch:
             snapshot.load_state_dict(model.state_dict())
 
-    def loss(model: nn.Module, feed: Batch) -> Tensor:
-        if feed.epoch <= warm_up:
-            return plain(model, feed)
-        eps = float(ramped(job.threat, feed, ramp).eps)
-        return weighted(model, feed, budget(gradcam(snapshot, feed.x), eps, low))
+    def masked(model: nn.Module, feed: Batch) -> Tensor:
+        if feed.epoch <= masks.warm_up:
+            return loss(model, feed, craft(model, feed, job.threat, inner))
+        shown = feed
+        if masks.align == "shuffled":  # the pass in which the release makes its masks has an order of its own
+            shown = job.feed(course).batch(course.batch, -refreshed(feed.epoch), feed.place, course.augment)
+        keep = important(snapshot, shown, masks)
+        job.watch("mask_density", keep.float().mean((1, 2, 3)))
+        eps = float(inner.threat(job.threat, feed).eps)
+        size = torch.where(keep, eps, masks.low * eps)
+        if masks.mask_op == "clamp":
+            x_adv = craft(model, feed, job.threat, inner, project=lambda x: within(x, feed.x, size))
+        else:
+            x_adv = feed.x + (craft(model, feed, job.threat, inner) - feed.x) * size / eps
+        return loss(model, feed, x_adv)
 
-    return fit(
-        job, job.net(), loss, epochs=epochs, lr=lr, decay=decay, batch=batch, drops=drops,
-        augment=augment, before_epoch=refresh, also={"snapshot": snapshot},
-    )  # fmt: skip
+    return fit(job, job.net(), masked, course, before_epoch=refresh, also={"snapshot": snapshot})
 
 
-def budget(heat: Tensor, eps: float, low: float) -> Tensor:
-    """Each pixel's budget: eps where the squared heat is over one standard deviation above its mean: (N, 1, H, W)."""
-    square = heat.square()
-    mean, spread = square.mean((1, 2), keepdim=True), square.std((1, 2), keepdim=True, correction=0)
-    return torch.where((square - mean) / (spread + 1e-12) > 1, eps, low * eps)[:, None]
+def important(model: nn.Module, feed: Batch, masks: Masks) -> Tensor:
+    """Which pixels of a batch keep the whole budget: booleans that broadcast with (B, C, H, W)."""
+    if masks.mask == "none":
+        return torch.zeros(len(feed), 1, *feed.x.shape[2:], dtype=torch.bool, device=feed.x.device)
+    cam: Cam = masks.cam
+    square = heat(model, feed.x, cam).square()
+    if masks.mask == "jet":
+        return outlying(jet(square))[:, : feed.x.shape[1]]
+    keep = outlying(square[:, None])
+    if masks.mask == "random":
+        places = feed.draws.at("mask").order(keep[0].numel())
+        keep = keep.flatten(1).gather(1, places).view_as(keep)
+    return keep
+
+
+def outlying(values: Tensor) -> Tensor:
+    """Which values (N, C, H, W) are over one standard deviation above the mean of their image."""
+    flat = values.flatten(1)
+    mean, spread = flat.mean(1, keepdim=True), flat.std(1, keepdim=True, correction=0)
+    return ((flat - mean) / (spread + 1e-12) > 1).view_as(values)
+
+
+def jet(values: Tensor) -> Tensor:
+    """The colours of the map of that name, from 256 of them: (N, H, W) in [0, 1] to (N, 3, H, W)."""
+    level = ((values * 256).long().clamp(max=255).float() / 255)[:, None]
+    knots = (
+        ((0.0, 0.35, 0.66, 0.89, 1.0), (0.0, 0.0, 1.0, 1.0, 0.5)),
+        ((0.0, 0.125, 0.375, 0.64, 0.91, 1.0), (0.0, 0.0, 1.0, 1.0, 0.0, 0.0)),
+        ((0.0, 0.11, 0.34, 0.65, 1.0), (0.5, 1.0, 1.0, 0.0, 0.0)),
+    )
+    return torch.cat([_piecewise(level, *channel) for channel in knots], 1)
+
+
+def _piecewise(at: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tensor:
+    """Linear between the points (xs, ys)."""
+    out = torch.full_like(at, ys[0])
+    for x0, x1, y0, y1 in zip(xs, xs[1:], ys, ys[1:], strict=False):
+        out = torch.where(at > x0, y0 + (y1 - y0) * (at - x0) / (x1 - x0), out)
+    return out
 
 
 def within(x_adv: Tensor, x: Tensor, size: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def _row(row: Row) -> dict[str, Any]:
         "which": row.maker.which or None,
         "weights": row.weights,
         "training": training.key if training else None,
-        "trained_for": training.threat if training else None,
+        "trained_for": (training.threat or None) if training else None,
         "trained_on": training.dataset if training else None,
         "parameters": training.parameters if training else None,
         "training_seconds": training.cost.seconds if training else None,

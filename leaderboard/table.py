@@ -241,7 +241,7 @@ class _Library:
         records = list({id(r): r for cell in cells for r in cell.records}.values())
         known = {head: number for head, number in numbers.items() if number is not None}
         makers = self.makers.get((net, weights), [Maker(weights[:12])])
-        fit = sorted(makers, key=lambda m: m.training is not None and m.training.threat != threat)
+        fit = sorted(makers, key=lambda m: m.training is not None and m.training.threat not in (threat, ""))
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
@@ -291,7 +291,7 @@ class _Subject:
 def _kept(training: TrainingRecord) -> list[tuple[str, str]]:
     """The weights of a training, and which they are; equal ones once."""
     kept: dict[str, list[str]] = {}
-    for which, weights in sorted(training.weights.items()):
+    for which, weights in sorted(training.weights.items(), key=lambda item: natural(item[0])):
         kept.setdefault(weights, []).append(which)
     return [(weights, " = ".join(which)) for weights, which in kept.items()]
 
@@ -335,7 +335,7 @@ def _notes(training: TrainingRecord | None, threat: str | None, dataset: str) ->
     if training is None:
         return ("no training record",)
     notes = []
-    if threat is not None and training.threat != threat:
+    if threat is not None and training.threat not in (threat, ""):
         notes.append(f"trained for {training.threat}")
     if training.dataset != dataset.partition(" #")[0]:
         notes.append(f"trained on {training.dataset}")

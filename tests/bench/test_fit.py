@@ -10,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.course import Course
 from bench.draws import Draws
 from bench.errors import IntegrityError
 from bench.exam import Part, Shape
+from bench.feed import Batch, augmented
+from bench.fitting import fit
 from bench.threat import ThreatModel
-from bench.training import Batch, TrainJob, augmented, fit
+from bench.training import TrainJob
 
 
 def job(tmp_path: Path, images: int = 40) -> TrainJob:
@@ -88,22 +91,22 @@ def test_one_step_is_sgd_with_momentum_and_decay(tmp_path: Path) -> None:
     (feed,) = here.batches(40, 1)
     loss = F.cross_entropy(start(feed.x), feed.y)
     grads = torch.autograd.grad(loss, list(start.parameters()))
-    end = fit(here, here.net(), plain, epochs=1, lr=0.5, decay=0.01, batch=40)
+    end = fit(here, here.net(), plain, Course(epochs=1, lr=0.02, decay=0.01, batch=40, drops=()))
     for w0, g, w1 in zip(start.parameters(), grads, end.parameters(), strict=True):
-        torch.testing.assert_close(w1, w0 - 0.5 * (g + 0.01 * w0))
+        torch.testing.assert_close(w1, w0 - 0.02 * (g + 0.01 * w0))
 
 
 def test_the_rate_falls_to_a_tenth_at_each_drop(tmp_path: Path) -> None:
     """Drops at epochs 3 and 5, counted from 1."""
     here = job(tmp_path)
-    fit(here, here.net(), plain, epochs=5, lr=1.0, drops=(3, 5))
+    fit(here, here.net(), plain, Course(epochs=5, lr=1.0, drops=(3, 5), decay=0.0))
     assert [h["lr"] for h in here.history] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
 def test_a_training_stopped_after_any_epoch_ends_in_the_same_weights(tmp_path: Path) -> None:
     """Stopped at epoch 2 of 4 with dropout and momentum, continued by a new job: bit-identical."""
     whole = job(tmp_path / "whole")
-    expected = fit(whole, whole.net(), plain, epochs=4, lr=0.3, batch=16).state_dict()
+    expected = fit(whole, whole.net(), plain, Course(epochs=4, lr=0.3, batch=16, decay=0.0, drops=())).state_dict()
 
     class KilledError(Exception):
         pass
@@ -114,9 +117,9 @@ def test_a_training_stopped_after_any_epoch_ends_in_the_same_weights(tmp_path: P
 
     first = job(tmp_path / "parts")
     with pytest.raises(KilledError):
-        fit(first, first.net(), plain, epochs=4, lr=0.3, batch=16, before_epoch=stop)
+        fit(first, first.net(), plain, Course(epochs=4, lr=0.3, batch=16, decay=0.0, drops=()), before_epoch=stop)
     second = job(tmp_path / "parts")
-    found = fit(second, second.net(), plain, epochs=4, lr=0.3, batch=16).state_dict()
+    found = fit(second, second.net(), plain, Course(epochs=4, lr=0.3, batch=16, decay=0.0, drops=())).state_dict()
     assert all(torch.equal(expected[k], found[k]) for k in expected)
     assert second.best is not None
     assert whole.best is not None
@@ -130,7 +133,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"PK half a checkpoint")
     here = job(tmp_path)
     with pytest.raises(IntegrityError, match=r"checkpoint\.pt is damaged"):
-        fit(here, here.net(), plain, epochs=1, lr=0.1)
+        fit(here, here.net(), plain, Course(epochs=1, lr=0.1, decay=0.0, drops=()))
 
 
 def test_best_is_the_first_epoch_with_the_highest_score(tmp_path: Path) -> None:
@@ -163,5 +166,5 @@ def test_validation_is_pgd_on_the_validation_images(tmp_path: Path) -> None:
 def test_passes_are_counted(tmp_path: Path) -> None:
     """One epoch: 40 images forward and backward in training, and 11 + 1 forwards, 10 backwards in validation."""
     here = job(tmp_path)
-    fit(here, here.net(), plain, epochs=1, lr=0.1)
+    fit(here, here.net(), plain, Course(epochs=1, lr=0.1, decay=0.0, drops=()))
     assert here.passes == [40 + 12 * 40, 40 + 10 * 40]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Column, Draws, Model, ThreatModel, TrainJob, attack, defense, fit, net
+from bench import Batch, Column, Course, Draws, Model, ThreatModel, TrainJob, attack, defense, fit, net
 
 
 @net()
@@ -67,13 +67,13 @@ def quick(job: TrainJob, *, epochs: int = 2, pause: float = 0.0) -> nn.Module:
         time.sleep(pause)
         return F.cross_entropy(model(feed.x), feed.y)
 
-    return fit(job, job.net(), loss, epochs=epochs, lr=0.1, batch=64, select="clean")
+    return fit(job, job.net(), loss, Course(epochs=epochs, lr=0.1, decay=0.0, batch=64, select="clean"))
 
 
 @defense()
 def explodes(job: TrainJob) -> nn.Module:
     """A loss that is not a number."""
-    return fit(job, job.net(), lambda model, feed: model(feed.x).sum() * torch.nan, epochs=1, lr=0.1)
+    return fit(job, job.net(), lambda model, feed: model(feed.x).sum() * torch.nan, Course(epochs=1))
 
 
 @defense()

@@ -1,0 +1,113 @@
+"""Training images on the device: shuffled, augmented and mixed, the same batches for the same seed and epoch."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.draws import Draws
+from bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from bench.exam import Part, Shape
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some training images: x (B, C, H, W) in [0, 1], augmented; y (B,); draws keyed by image and epoch.
+
+    epoch counts from 1; progress is how many epochs are over, as a fraction; place is the batch's, from 0.
+    """
+
+    x: Tensor
+    y: Tensor
+    draws: Draws
+    epoch: int
+    progress: float
+    place: int = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, keep: Tensor | slice) -> Batch:
+        """The same batch with fewer images."""
+        return replace(self, x=self.x[keep], y=self.y[keep], draws=self.draws[keep])
+
+
+class Feed:
+    """The training images as uint8 on the device; with extra ones, `share` of each batch is drawn from those."""
+
+    def __init__(
+        self, train: Part, seed: int, device: torch.device, extra: Part | None = None, share: float = 0.0
+    ) -> None:
+        self._seed, self._share, self._own = seed, share if extra else 0.0, len(train)
+        parts = [train] if extra is None else [train, extra]
+        self._x, self._y = (
+            torch.cat([torch.tensor(getattr(part, name), device=device) for part in parts]) for name in ("x", "y")
+        )
+        self._orders: dict[int, Tensor] = {}
+
+    def steps(self, size: int) -> int:
+        """Batches an epoch, which is as many images as the training part has."""
+        return -(-self._own // size)
+
+    def batch(self, size: int, epoch: int, place: int, augment: str = "none") -> Batch:
+        """One batch of an epoch: each of its own images once an epoch, extra ones drawn with replacement."""
+        ids = self._ids(size, epoch, place)
+        draws = Draws(self._seed, ids, "train", restart=epoch)
+        images = augmented(self._x[ids], draws.at("augment"), augment).float() / 255
+        return Batch(images, self._y[ids], draws, epoch, epoch - 1 + place * size / self._own, place)
+
+    def _ids(self, size: int, epoch: int, place: int) -> Tensor:
+        if epoch not in self._orders:
+            zero = torch.zeros(1, dtype=torch.long, device=self._x.device)
+            self._orders = {epoch: Draws(self._seed, zero, "train/order", step=epoch).order(self._own)[0]}
+        more = int(self._share * size)
+        own = self._orders[epoch][place * (size - more) : (place + 1) * (size - more)]
+        if not more:
+            return own
+        drawn = Draws(self._seed, torch.full_like(own[:1], place), "train/extra", step=epoch)
+        return torch.cat([own, self._own + drawn.integers(len(self._x) - self._own, more)[0]])
+
+
+def extra_images(path: Path, shape: Shape) -> Part:
+    """Generated images of an .npz as Wang et al. (2023) publish them: `image` uint8 NHWC and `label`."""
+    import numpy as np
+
+    from bench.exam import Part
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            image, label = file["image"], file["label"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"extra={str(path)!r} cannot be read: {error}; expected an .npz of image and label") from None
+    if image.dtype != np.uint8 or image.shape[1:] != (shape.size, shape.size, shape.channels):
+        wanted = f"uint8 (N, {shape.size}, {shape.size}, {shape.channels})"
+        raise UsageError(f"extra={str(path)!r}: image is {image.dtype} {image.shape}; expected {wanted}")
+    if label.shape != image.shape[:1] or not len(label) or label.min() < 0 or label.max() >= shape.classes:
+        raise UsageError(f"extra={str(path)!r}: label must be {len(image)} numbers from 0 to {shape.classes - 1}")
+    return Part(np.ascontiguousarray(image.transpose(0, 3, 1, 2)), label.astype(np.int64))
+
+
+def augmented(x: Tensor, draws: Draws, how: str) -> Tensor:
+    """Each image cropped at random out of itself padded by 4, and mirrored at random: shape kept."""
+    if "crop" in how or "reflect" in how:
+        height, width = x.shape[2:]
+        mode = "reflect" if "reflect" in how else "constant"
+        padded = F.pad(x.float(), (4, 4, 4, 4), mode=mode).to(x.dtype)
+        top, left = draws.at("crop").integers(9, 2).unbind(1)
+        rows = top[:, None] + torch.arange(height, device=x.device)
+        columns = left[:, None] + torch.arange(width, device=x.device)
+        images = torch.arange(len(x), device=x.device)[:, None, None, None]
+        channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+        x = padded[images, channels, rows[:, None, :, None], columns[:, None, None, :]]
+    if "flip" in how:
+        mirror = draws.at("flip").sign(1) > 0
+        x = x.flip(3).where(mirror[:, :, None, None], x)
+    return x

@@ -1,0 +1,323 @@
+"""The training loop that most defenses share: schedule, averages, validation, checkpoints, alarms."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.average import Average
+from bench.course import Course
+from bench.errors import IntegrityError, TrainingError
+from bench.feed import Batch
+from bench.files import write_atomically
+from bench.passes import lean
+from bench.training import TrainJob
+
+Loss = Callable[[nn.Module, Batch], Tensor]  # a scalar, to go down
+Hook = Callable[[nn.Module, Batch], None]
+
+
+def fit(
+    job: TrainJob,
+    model: nn.Module,
+    loss: Loss,
+    course: Course,
+    *,
+    before_epoch: Callable[[nn.Module, int], None] = lambda _model, _epoch: None,
+    after_step: Hook = lambda _model, _feed: None,
+    also: Mapping[str, nn.Module] | None = None,
+    replays: int = 1,
+) -> nn.Module:
+    """Train, and return the last weights (or their average); the best by validation go to the job.
+
+    before_epoch is called with the model and the epoch, after_step with the model and the batch.  `also` are modules
+    that they change and that must survive a crash; those of their weights that want gradients are trained, too.
+    replays: how often a batch is used in a row.  Killed at any moment and run again, or stopped by SIGTERM, it ends
+    in the same weights on the same machine.
+    """
+    with _low_precision(model, course):
+        return _Training(job, lean(model), course, also or {}, replays).run(loss, before_epoch, after_step)
+
+
+class _Training:
+    """All that the next step depends on, and the steps."""
+
+    def __init__(
+        self, job: TrainJob, model: nn.Module, course: Course, also: Mapping[str, nn.Module], replays: int
+    ) -> None:
+        self.job, self.model, self.course, self.also, self.replays = job, model, course, also, replays
+        self.optimizer = _optimizer([model, *also.values()], course)
+        self.feed = job.feed(course)
+        self.batches = self.feed.steps(course.batch)
+        self.average: Average | None = None
+        if course.ema or course.swa:
+            follower = lean(job.net())
+            follower.load_state_dict(model.state_dict())
+            self.average = Average(follower, course, course.epochs * self.batches * replays)
+        self.epoch, self.place, self.seconds = 1, 0, 0.0  # the next batch
+        self.total = torch.zeros((), device=job.device)
+        self.before: dict[str, Tensor] | None = None  # the judged weights of the epoch before
+        self.halted = False
+
+    @property
+    def judged(self) -> nn.Module:
+        """The model whose weights count."""
+        return self.model if self.average is None or not self.average.started else self.average.module
+
+    def run(self, loss: Loss, before_epoch: Callable[[nn.Module, int], None], after_step: Hook) -> nn.Module:
+        """From where it was left to the end."""
+        self._resume()
+        with _deferred() as asked_to_stop:
+            while self.epoch <= self.course.epochs and not self.halted:
+                if self.place == 0:
+                    torch.manual_seed(self.job.seed * 1_000_003 + self.epoch)  # for dropout and the like
+                    before_epoch(self.model, self.epoch)
+                started = time.perf_counter()
+                for place in range(self.place, self.batches):
+                    self._batch(loss, after_step, place)
+                    if asked_to_stop():
+                        self.seconds += time.perf_counter() - started
+                        self._save()
+                        raise KeyboardInterrupt
+                self._end_epoch(started)
+        self._check_collapse()
+        return self.judged
+
+    def _batch(self, loss: Loss, after_step: Hook, place: int) -> None:
+        feed = self.feed.batch(self.course.batch, self.epoch, place, self.course.augment)
+        for replay in range(self.replays):
+            step = place * self.replays + replay
+            rate, momentum = self.course.rate(self.epoch, step, self.batches * self.replays)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+                if "momentum" in group:
+                    group["momentum"] = momentum
+            self.model.train()
+            try:
+                value = loss(self.model, feed)
+                self.optimizer.zero_grad(set_to_none=True)
+                value.backward()
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                raise TrainingError(self._what_fits(loss, feed)) from error
+            self.optimizer.step()
+            after_step(self.model, feed)
+            if self.average is not None:
+                self.average.after_step(self.model)
+            self.total += value.detach() * len(feed) / self.replays
+        self.place = place + 1
+
+    def _what_fits(self, loss: Loss, feed: Batch) -> str:
+        """The message of a training that ran out of memory: which batch would not have."""
+        size = len(feed) // 2
+        while size:
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.job.device.type == "cuda":
+                torch.cuda.empty_cache()
+            try:
+                loss(self.model, feed[:size]).backward()
+            except RuntimeError:
+                size //= 2
+                continue
+            return f"a batch of {self.course.batch} images does not fit in memory; batch={size} does"
+        return f"not even a batch of one image fits in memory (batch={self.course.batch} was asked for)"
+
+    def _end_epoch(self, started: float) -> None:
+        job, course = self.job, self.course
+        mean = float(self.total) / (len(job.train) if not course.extra else self.batches * course.batch)
+        if not math.isfinite(mean):
+            raise TrainingError(f"the loss is {mean} in epoch {self.epoch}; nothing was published; a lower lr may help")
+        if self.average is not None:
+            self.average.after_epoch(self.model, self.epoch, self._clean_images)
+        robust, clean = job.validate(self.judged)
+        if len(job.val) and job.predicted != 1:  # a model that gives one class to everything is robust and worthless
+            job.keep_if_best(self.judged, (robust, clean) if course.select == "robust" else (clean, robust))
+        seconds = self.seconds + time.perf_counter() - started
+        entry = {
+            "epoch": self.epoch, "loss": mean, "val_clean": clean, "val_pgd10": robust,
+            "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3), **job.seen(),
+        }  # fmt: skip
+        self._watch_for_collapse(entry)
+        job.history.append(entry)
+        self._keep_snapshot()
+        if course.collapse == "stop" and not self.halted:
+            self.before = _copy(self.judged)
+        self.epoch, self.place, self.seconds = self.epoch + 1, 0, 0.0
+        self.total.zero_()
+        self._save()
+        job.log(job.history)
+        job.report(self._sentence(entry))
+
+    def _watch_for_collapse(self, entry: dict[str, Any]) -> None:
+        """Catastrophic overfitting (Wong et al., 2020): from one epoch to the next the robustness is gone."""
+        if self.course.select != "robust" or not self.job.history or not len(self.job.val):
+            return
+        before, now = self.job.history[-1]["val_pgd10"], entry["val_pgd10"]
+        if before - now <= self.course.fall:
+            return
+        entry["note"] = f"collapse: PGD-10 accuracy fell from {before:.1%} to {now:.1%} in one epoch"
+        if self.course.collapse == "stop" and self.before is not None:
+            entry["note"] += "; stopped, and the weights before were kept"
+            self.judged.load_state_dict(self.before)
+            self.halted = True
+        self.job.report(f"epoch {self.epoch}: {entry['note']}")
+
+    def _check_collapse(self) -> None:
+        """A model that is blind is an error, whatever its loss says."""
+        if len(self.job.val) >= 20 and len(set(self.job.val.y.tolist())) > 1 and not self.halted:
+            if not self.job.predicted:  # continued after the last epoch
+                self.job.validate(self.judged)
+            if self.job.predicted == 1:
+                raise TrainingError(
+                    "the training collapsed: the model gives every validation image the same class; "
+                    "nothing was published; a lower lr, or a ramp of eps, may help"
+                )
+
+    def _clean_images(self) -> Iterator[Tensor]:
+        """The training images of an epoch of its own, augmented."""
+        for place in range(self.batches):
+            yield self.feed.batch(self.course.batch, self.epoch, place, self.course.augment).x
+
+    def _keep_snapshot(self) -> None:
+        every = self.course.snapshots
+        if every and self.epoch % every == 0:
+            buffer = io.BytesIO()
+            torch.save(_copy(self.judged), buffer)
+            write_atomically(self.job.scratch / "snapshots" / f"{self.epoch}.pt", buffer.getvalue())
+
+    def _sentence(self, entry: dict[str, Any]) -> str:
+        left = (self.course.epochs - entry["epoch"]) * entry["seconds"]
+        time_left = f", {_duration(left)} left" if left and not self.halted else ""
+        validation = f"{entry['val_clean']:.1%} clean, {entry['val_pgd10']:.1%} under PGD-10"
+        return (
+            f"epoch {entry['epoch']}/{self.course.epochs}: loss {entry['loss']:.4f}, "
+            f"validation {validation}, {entry['seconds']:.1f} s{time_left}"
+        )
+
+    def _save(self) -> None:
+        """Write all that the next step depends on, whole or not at all."""
+        job, rng = self.job, [torch.get_rng_state()]
+        if job.device.type == "cuda":
+            rng.append(torch.cuda.get_rng_state(job.device))
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "epoch": self.epoch, "place": self.place, "seconds": self.seconds, "total": self.total, "rng": rng,
+                "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "also": {k: v.state_dict() for k, v in self.also.items()},
+                "average": None if self.average is None else self.average.state(),
+                "before": self.before, "halted": self.halted, "history": job.history, "watched": job.watched,
+                "best": job.best, "best_score": job.best_score, "passes": job.passes,
+            },
+            buffer,
+        )  # fmt: skip
+        write_atomically(job.scratch / "checkpoint.pt", buffer.getvalue())
+
+    def _resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
+        job, path = self.job, self.job.scratch / "checkpoint.pt"
+        if not path.exists():
+            return
+        try:
+            saved = torch.load(path, map_location=job.device, weights_only=True)
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            for name, module in self.also.items():
+                module.load_state_dict(saved["also"][name])
+            if self.average is not None:
+                self.average.load(saved["average"])
+            job.history[:], job.best, job.best_score = saved["history"], saved["best"], tuple(saved["best_score"])
+            job.passes[:], job.watched = saved["passes"], saved["watched"]
+            self.epoch, self.place, self.seconds = saved["epoch"], saved["place"], saved["seconds"]
+            self.total, self.before, self.halted = saved["total"], saved["before"], saved["halted"]
+            torch.set_rng_state(saved["rng"][0].cpu())
+            if job.device.type == "cuda":
+                torch.cuda.set_rng_state(saved["rng"][1].cpu(), job.device)
+        except Exception as error:
+            raise IntegrityError(
+                f"{path} is damaged and cannot be continued; delete it to train from the start"
+            ) from error
+        where = f"epoch {self.epoch - 1}" if not self.place else f"batch {self.place} of epoch {self.epoch}"
+        job.report(f"continuing after {where}")
+
+
+def _optimizer(modules: list[nn.Module], course: Course) -> torch.optim.Optimizer:
+    """SGD or Adam over all weights that want gradients; normalisation layers decay only where the course says so."""
+    norms = {
+        p for module in modules for m in module.modules()
+        if isinstance(m, nn.modules.batchnorm._NormBase) for p in m.parameters()  # noqa: SLF001
+    }  # fmt: skip
+    every = [p for module in modules for p in module.parameters() if p.requires_grad]
+    spared = [p for p in every if p in norms and not course.decay_norms]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in every if not any(p is s for s in spared)], "weight_decay": course.decay},
+        *([{"params": spared, "weight_decay": 0.0}] if spared else []),
+    ]
+    if course.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=course.lr)
+    return torch.optim.SGD(groups, lr=course.lr, momentum=course.momentum, nesterov=course.nesterov)
+
+
+@contextmanager
+def _low_precision(model: nn.Module, course: Course) -> Iterator[None]:
+    """Passes of the model in bfloat16 where the course asks for it; its logits are float32 all the same."""
+    if course.precision == "float32":
+        yield
+        return
+    plain = model.forward
+
+    def forward(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = plain(x)
+        return logits.float()
+
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
+
+
+@contextmanager
+def _deferred() -> Iterator[Callable[[], bool]]:
+    """SIGTERM and Ctrl-C wait for the end of a step, so that the checkpoint is whole; a second one does not."""
+    asked: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # signals belong to the main thread
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

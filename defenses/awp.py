@@ -1,0 +1,95 @@
+"""AWP: adversarial weight perturbation (Wu et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from defenses.inner import Inner, craft
+from defenses.trades import INNER, trades_loss
+
+COURSE = Course(epochs=200, drops=(100, 150))
+
+
+@defense(paper="arXiv:2004.05884", version=1)
+def at_awp(
+    job: TrainJob, *, gamma: float = 0.01, awp_from: int = 1, clean_pass: bool = False, inner: Inner = Inner(),
+    course: Course = COURSE,
+) -> nn.Module:  # fmt: skip
+    """Adversarial training at weights that were themselves moved uphill; gamma is how far, as a share of their norm.
+
+    awp_from: the first epoch with moved weights.  clean_pass: as in at.  github.com/csdongxian/AWP.
+    """
+    push = Push(job, gamma)
+
+    def loss(model: nn.Module, feed: Batch) -> Tensor:
+        x_adv = craft(model, feed, job.threat, inner)
+        if feed.epoch >= awp_from:
+            push(model, lambda m: F.cross_entropy(m(x_adv), feed.y))
+        return F.cross_entropy(model(x_adv), feed.y)
+
+    def back(model: nn.Module, feed: Batch) -> None:
+        push.undo(model)
+        if clean_pass:
+            with torch.no_grad():
+                model(feed.x)
+
+    return fit(job, job.net(), loss, course, after_step=back)
+
+
+@defense(paper="arXiv:2004.05884", version=1)
+def trades_awp(
+    job: TrainJob, *, beta: float = 6.0, gamma: float = 0.005, awp_from: int = 10, forwards: int = 2,
+    inner: Inner = INNER, course: Course = COURSE,
+) -> nn.Module:  # fmt: skip
+    """TRADES at weights that were moved uphill; the settings are those of trades and at-awp."""
+    push = Push(job, gamma)
+
+    def loss(model: nn.Module, feed: Batch) -> Tensor:
+        x_adv = craft(model, feed, job.threat, inner)
+        if feed.epoch >= awp_from:
+            push(model, lambda m: trades_loss(m, feed, x_adv, beta, 1))
+        return trades_loss(model, feed, x_adv, beta, forwards)
+
+    return fit(job, job.net(), loss, course, after_step=lambda model, _feed: push.undo(model))
+
+
+class Push:
+    """Moves weights uphill and back: the step of the optimiser is taken between, and stays.
+
+    Each weight of more than one axis (convolutions and linear layers) goes gamma times its own norm along the gradient
+    that a copy of the model has in training mode; the model's batch statistics are not touched.
+    """
+
+    def __init__(self, job: TrainJob, gamma: float) -> None:
+        if gamma <= 0:
+            raise UsageError(f"gamma={gamma}: expected a share of the weights' norm above 0")
+        self._gamma, self._copy = gamma, job.net()
+        self._moves: dict[str, Tensor] = {}
+
+    def __call__(self, model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> None:
+        """Move the weights to where the loss is larger."""
+        self._copy.load_state_dict(model.state_dict())
+        self._copy.train()
+        own = {name: p for name, p in self._copy.named_parameters() if name.endswith("weight") and p.ndim > 1}
+        grads = torch.autograd.grad(loss(self._copy), list(own.values()), allow_unused=True)
+        self._moves = {
+            name: self._gamma * p.detach().norm() / (grad.norm() + 1e-20) * grad
+            for (name, p), grad in zip(own.items(), grads, strict=True)
+            if grad is not None
+        }
+        self._add(model, 1.0)
+
+    def undo(self, model: nn.Module) -> None:
+        """Take the move back, not the step that came after it."""
+        self._add(model, -1.0)
+        self._moves = {}
+
+    @torch.no_grad()
+    def _add(self, model: nn.Module, sign: float) -> None:
+        for name, move in self._moves.items():
+            model.get_parameter(name).add_(move, alpha=sign)
