@@ -35,8 +35,9 @@ chromium:  ## Install the browser that reads the board in tests, if there is non
 	$$sudo apt-get update -qq </dev/null; \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium </dev/null >/dev/null
 
-docs: $(VENV)/.installed-dev  ## Write docs/suites.md from the code
+docs: $(VENV)/.installed-dev  ## Write docs/suites.md and docs/defenses.md from the code
 	@$(BIN)/python -m bench.suites_page > docs/suites.md
+	@$(BIN)/python -m bench.defenses_page > docs/defenses.md
 
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)

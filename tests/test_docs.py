@@ -77,3 +77,16 @@ def test_the_net_of_the_page_takes_a_checkpoint(bench, tmp_path):
     words = ("--net", "linear", "--plugin", str(plugin), "--columns", "clean", "-n", "50", "--json")
     rows = board(bench("run", "--defense", "checkpoint(path='weights.pth')", *words))
     assert set(rows) == {"checkpoint(path='weights.pth')"}
+
+
+def test_the_page_of_defenses_is_what_the_code_says():
+    """docs/defenses.md is as `make docs` writes it; every defense that trains has its row and a preset."""
+    from bench.defenses_page import page
+    from bench.registry import plugins
+
+    registry = plugins()
+    text = (DOCS / "defenses.md").read_text()
+    assert text == page(registry)
+    for plugin in registry.all("defense"):
+        assert f"| `{plugin.name}` |" in text
+        assert not plugin.trains or any(p.defense == plugin.name for p in registry.presets)
