@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from bench.recipe import Defense, Preset, Value
+from bench.recipe import Defense, Preset
 
 if TYPE_CHECKING:
     from bench.registry import Registry
@@ -85,11 +85,11 @@ def _net(preset: Preset) -> str:
     return "cnn" if preset.net == "*" else preset.net
 
 
-def _settings(settings: Mapping[str, Value]) -> str:
+def _settings(settings: Mapping[str, object]) -> str:
     return ", ".join(f"`{name}={_short(value)}`" for name, value in settings.items())
 
 
-def _short(value: Value) -> str:
+def _short(value: object) -> str:
     if value is inspect.Parameter.empty:
         return "…"
     return f"{value:.4g}" if isinstance(value, float) else repr(value)
