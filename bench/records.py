@@ -103,6 +103,7 @@ class TrainingRecord(_Document):
     threat: str
     seed: int
     parameters: int
+    macs: int | None = None  # multiply-adds of one forward of one image; None where they were not counted
     weights: dict[Literal["best", "last"], Hash]
     history: list[dict[str, Any]]  # an entry an epoch
     cost: Spent
