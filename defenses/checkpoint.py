@@ -43,10 +43,8 @@ def checkpoint(job: TrainJob, *, path: str, sha256: str = "") -> nn.Module:
     state, renamed = _named(state, model)
     _compare(Path(path).name, state, model.state_dict())
     model.load_state_dict(state)
-    if unwrapped:
-        job.report(f"{Path(path).name}: took {', then '.join(unwrapped)}")
-    for line in renamed:
-        job.report(f"{Path(path).name}: {line}")
+    if said := [f"took {', then '.join(unwrapped)}"] * bool(unwrapped) + renamed:
+        job.report(f"{Path(path).name}: {'; '.join(said)}")
     return model
 
 

@@ -26,8 +26,7 @@ def timm_(
 
     resize: the side that images are brought to first, where the net takes no other.
     """
-    import timm
-
+    timm = _timm()
     if not timm.is_model(name):  # also what would be fetched from a hub
         raise UsageError(f"timm has no net {name!r}{nearest(name, timm.list_models())}")
     family, tagged, _ = name.partition(".")
@@ -102,6 +101,14 @@ class Resize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, size, size) to (N, C, wanted, wanted)."""
         return self.matrix @ x @ self.matrix.T
+
+
+def _timm() -> Any:
+    """The library; what it says of torch's old ways while it is imported is not the user's concern."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import timm
+    return timm
 
 
 def _made(label: str, make: Callable[[], nn.Module]) -> nn.Module:
