@@ -15,6 +15,8 @@ from bench import Alias, UsageError, nearest, net
 from defenses.nets import Floats, normalisation
 
 resnet50 = Alias("net", "resnet50", "torchvision(name='resnet50')")
+# Whose outputs are no feature maps, though shaped as such: attention, and maps stretched to a linear layer's size.
+SKIPPED = (nn.Dropout, nn.Softmax, nn.AdaptiveAvgPool2d)
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # heads of torchvision's Inceptions that only their training used
 
 
@@ -67,7 +69,8 @@ def torchvision_(
     # The Inceptions' public weights undo ImageNet's normalisation and bring images to [-1, 1].
     usual = ((0.5,) * 3, (0.5,) * 3) if inception else (tuple(public.mean), tuple(public.std))
     first = normalisation(channels, *(_for(channels, usual) if not mean and not std else (mean, std)))
-    return _adapted(label, module, first, channels, size, resize, public.crop_size[0])
+    usual_size = getattr(module, "image_size", public.crop_size[0])  # the largest transformer has weights of two sizes
+    return _adapted(label, module, first, channels, size, resize, usual_size)
 
 
 class Adapted(nn.Module):
@@ -147,7 +150,7 @@ def _adapted(
     side = resize or size
     failed = _maps(module, channels, side)
     if isinstance(failed, Exception):
-        why = " ".join(str(failed).split())[:150]
+        why = " ".join(str(failed).split())[:150] or type(failed).__name__
         hint = "" if side == usual else f"; its public weights are for {usual}x{usual}: add resize={usual}"
         raise UsageError(f"{label} cannot take images of {side}x{side}: {why}{hint}")
     maps = _maps(module, channels, usual)
@@ -172,7 +175,7 @@ def _maps(module: nn.Module, channels: int, side: int) -> list[tuple[str, tuple[
             lambda _module, _inputs, out, name=name: found.append((name, tuple(getattr(out, "shape", ()))))
         )
         for name, child in module.named_modules()
-        if name and not isinstance(child, nn.Dropout | nn.Softmax)  # which see attention, shaped as a map
+        if name and not isinstance(child, SKIPPED)
     ]
     training = module.training
     module.eval()

@@ -109,6 +109,7 @@ def test_images_of_other_channels_sizes_and_classes_are_taken(text, channels, si
         ("timm(name='resnet18')", "net.layer4", 512, 7),
         ("timm(name='efficientnet_b0')", "net.bn2", 1280, 7),
         ("torchvision(name='vit_b_16')", "net.conv_proj", 768, 14),
+        ("torchvision(name='vgg11')", "net.features", 512, 7),
     ],
 )
 def test_cam_layer_is_the_last_map_of_the_net(text, layer, channels, side):
@@ -124,6 +125,8 @@ def test_a_net_of_one_size_says_it_and_takes_other_images_resized():
     for text in ("torchvision(name='vit_b_16'{})", "timm(name='vit_tiny_patch16_224'{})"):
         with pytest.raises(UsageError, match=r"cannot take images of 32x32.*for 224x224: add resize=224"):
             made(text.format(""))
+    with pytest.raises(UsageError, match="for 224x224: add resize=224"):  # though its best weights are for 518
+        made("torchvision(name='vit_h_14')", device="meta")
     torch.manual_seed(0)
     resized = made("timm(name='vit_tiny_patch16_224', resize=224)").eval()
     plain = made("timm(name='vit_tiny_patch16_224')", size=224).eval()
@@ -170,6 +173,7 @@ def test_public_weights_load_without_the_prefix(bench, tmp_path):
         ("torchvision(name='resnet18', resize=-1)", "expected a size in pixels"),
         ("torchvision(name='vit_b_16', resize=100)", "cannot take images of 100x100.*add resize=224"),
         ("torchvision(name='inception_v3')", "cannot take images of 32x32.*for 299x299: add resize=299"),
+        ("timm(name='botnet26t_256')", r"cannot take images of 32x32: AssertionError; .*add resize=256"),
         ("torchvision(name='resnet18', mean=(0.5,))", "expected 3 values"),
         ("torchvision(name='resnet18', size=3)", "has no setting 'size'"),
     ],

@@ -188,6 +188,20 @@ def test_faster_passes_leave_its_answers(text):
     assert hasten(net, x) is not net
 
 
+@pytest.mark.parametrize("text", [*SMALL, "he(net='resnet20')", "timm(name='resnet10t', resize=40)"])
+def test_an_image_meets_the_same_arithmetic_in_any_slot_among_any_neighbours(text):
+    """In a tile of 32, float32 logits and lean input gradients of an image are equal bit for bit."""
+    torch.manual_seed(0)
+    net = lean(lively(made(text, channels=1, size=28)).requires_grad_(False))
+    image, wanted = torch.rand(1, 28, 28), None
+    for slot in (0, 1, 17, 31):
+        x, y = torch.rand(32, 1, 28, 28), torch.randint(10, (32,))
+        x[slot], y[slot] = image, 3
+        found = net(x)[slot], gradient(net, x, y)[slot]
+        wanted = wanted or found
+        assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
+
+
 @pytest.mark.parametrize(("text", "normalised"), [(t, t != "resnet-tsipras") for t in SMALL])
 def test_the_first_layer_normalises(text, normalised):
     """Mean and std act as on (x - mean) / std and add no weights; Madry's net has none, and says so."""
