@@ -20,6 +20,7 @@ from bench.place import build, cores
 from bench.recipe import Recipe
 from bench.records import Document, Spent, TrainingRecord
 from bench.report import Reporter
+from bench.size import count
 from bench.threat import ThreatModel
 from bench.training import TrainJob
 from bench.victim import be_exact, logits_of, small
@@ -141,6 +142,7 @@ def _record(
     place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module
 ) -> TrainingRecord:
     training, shape = lesson.training, job.shape
+    parameters, macs = count(module, shape)
     described = {
         "net": training.net, "classes": str(shape.classes), "channels": str(shape.channels), "size": str(shape.size)
     }  # fmt: skip
@@ -150,7 +152,7 @@ def _record(
     return TrainingRecord(
         key=training.key, defense=training.defense, net=training.net, label=lesson.label, net_label=str(net),
         dataset=dataset, train=training.train, val=training.val, threat=training.threat, seed=training.seed,
-        parameters=sum(p.numel() for p in module.parameters()), weights={"best": best, "last": last, **kept},
+        parameters=parameters, macs=macs, weights={"best": best, "last": last, **kept},
         history=job.history,
         cost=Spent(
             forwards=job.passes[0], backwards=job.passes[1],

@@ -103,6 +103,7 @@ class TrainingRecord(_Document):
     threat: str  # empty where the weights do not depend on one
     seed: int
     parameters: int
+    macs: int | None = None  # multiply-adds of one forward of one image; None where they were not counted
     weights: dict[Annotated[str, Field(pattern=r"^(best|last|epoch-[0-9]+)$")], Hash]
     history: list[dict[str, Any]]  # an entry an epoch
     cost: Spent

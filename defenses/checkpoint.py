@@ -40,10 +40,11 @@ def checkpoint(job: TrainJob, *, path: str, sha256: str = "") -> nn.Module:
     settings = pin({"path": path, "sha256": sha256})
     state, unwrapped = _unwrap(_read(Path(settings["path"])))
     model = job.net()
+    state, renamed = _named(state, model)
     _compare(Path(path).name, state, model.state_dict())
     model.load_state_dict(state)
-    if unwrapped:
-        job.report(f"{Path(path).name}: took {', then '.join(unwrapped)}")
+    if said := [f"took {', then '.join(unwrapped)}"] * bool(unwrapped) + renamed:
+        job.report(f"{Path(path).name}: {'; '.join(said)}")
     return model
 
 
@@ -84,6 +85,23 @@ def _unwrap(found: object) -> tuple[dict[str, Tensor], list[str]]:
 
 def _is_state(found: object) -> bool:
     return isinstance(found, dict) and bool(found) and all(isinstance(v, Tensor) for v in found.values())
+
+
+def _named(state: dict[str, Tensor], model: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """The state under the names of the net, as its module declares them of public files; and what was done for it."""
+    wanted, done = model.state_dict(), []
+    prefix = str(getattr(model, "public_prefix", ""))
+    if prefix and not any(k.startswith(prefix) for k in state):
+        state = {prefix + k: v for k, v in state.items()}
+        done.append(f"put {prefix!r} before the names")
+    unused = tuple(getattr(model, "ignored_keys", ()))
+    if left := [k for k in state if k not in wanted and k.startswith(unused)]:
+        state = {k: v for k, v in state.items() if k not in left}
+        done.append(f"left out {len(left)} weights that the net does not use, as {left[0]}")
+    if lost := [k for k in wanted.keys() - state.keys() if k.endswith(".num_batches_tracked")]:
+        state = {**state, **{k: wanted[k] for k in lost}}
+        done.append(f"is of an old torch, without the counters of {len(lost)} batch normalisations; they start at 0")
+    return state, done
 
 
 def _compare(name: str, state: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:

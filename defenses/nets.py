@@ -2,7 +2,9 @@
 
 Images come in as (N, C, H, W) in [0, 1]; the first layer normalises them, and logits (N, K) go out.  Submodules are
 named as in the public checkpoints, which therefore load as they are.  Each module's `cam_layer` names the submodule
-whose output is its last feature map (N, D, h, w).
+whose output is its last feature map (N, D, h, w).  Where public files hold weights that a net does not use, it lists
+the beginnings of their names in `ignored_keys`; where it names all its weights `net.…` and public files do not, that
+is its `public_prefix`.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench import Alias, UsageError, net
 
@@ -72,12 +75,17 @@ def wrn(
     std: Floats = (),
 ) -> nn.Module:
     """Wide ResNet as in TRADES (arXiv:1901.08573), without the branch there that is never used; for any size."""
+    return WideResNet(classes, channels, wide_blocks("wrn", depth, width), width, normalisation(channels, mean, std))
+
+
+def wide_blocks(name: str, depth: int, width: int) -> int:
+    """The blocks of a stage of a wide ResNet; an error where the depth or the width cannot be."""
     if depth < 10 or (depth - 4) % 6:
         near = max(10, 4 + 6 * round((depth - 4) / 6))
-        raise UsageError(f"wrn(depth={depth}): expected 6n + 4, as in 28 or 34; the nearest is {near}")
+        raise UsageError(f"{name}(depth={depth}): expected 6n + 4, as in 28 or 34; the nearest is {near}")
     if width < 1:
-        raise UsageError(f"wrn(width={width}): expected 1 or more")
-    return WideResNet(classes, channels, depth, width, normalisation(channels, mean, std))
+        raise UsageError(f"{name}(width={width}): expected 1 or more")
+    return (depth - 4) // 6
 
 
 class Normalize(nn.Module):
@@ -137,22 +145,40 @@ class Cnn(nn.Sequential):
 
 
 class BasicBlock(nn.Module):
-    """conv-BN-ReLU-conv-BN, added to the input (or to its 1x1 conv and BN, where the shape changes), ReLU."""
+    """conv-BN-ReLU-conv-BN, added to the input, ReLU.
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    Where the shape changes it is added to a 1x1 conv and BN of the input, or, where `padded`, to Fewer of it.
+    """
+
+    def __init__(self, inside: int, outside: int, stride: int, *, padded: bool = False) -> None:
         super().__init__()
-        self.conv1 = _conv3x3(inside, outside, stride)
+        self.conv1 = conv3x3(inside, outside, stride)
         self.bn1 = nn.BatchNorm2d(outside)
-        self.conv2 = _conv3x3(outside, outside, 1)
+        self.conv2 = conv3x3(outside, outside, 1)
         self.bn2 = nn.BatchNorm2d(outside)
         self.shortcut = nn.Sequential()
-        if stride != 1 or inside != outside:
-            self.shortcut = nn.Sequential(_conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
+        if padded and (stride != 1 or inside != outside):
+            self.shortcut = nn.Sequential(Fewer(outside - inside, stride))
+        elif stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(conv1x1(inside, outside, stride), nn.BatchNorm2d(outside))
 
     def forward(self, x: Tensor) -> Tensor:
         """A map to a map."""
         out = torch.relu(self.bn1(self.conv1(x)))
         return torch.relu(self.bn2(self.conv2(out)) + self.shortcut(x))
+
+
+class Fewer(nn.Module):
+    """Every `stride`-th pixel, and channels of zeros before and behind: a shortcut without parameters."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.channels, self.stride = channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A map to a map."""
+        before = self.channels // 2
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.channels - before))
 
 
 class ResNet(nn.Module):
@@ -163,12 +189,12 @@ class ResNet(nn.Module):
     def __init__(self, classes: int, channels: int, normalise: nn.Module) -> None:
         super().__init__()
         self.normalise = normalise
-        self.conv1 = _conv3x3(channels, 64, 1)
+        self.conv1 = conv3x3(channels, 64, 1)
         self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = _stage(BasicBlock, 2, 64, 64, 1)
-        self.layer2 = _stage(BasicBlock, 2, 64, 128, 2)
-        self.layer3 = _stage(BasicBlock, 2, 128, 256, 2)
-        self.layer4 = _stage(BasicBlock, 2, 256, 512, 2)
+        self.layer1 = stage(BasicBlock, 2, 64, 64, 1)
+        self.layer2 = stage(BasicBlock, 2, 64, 128, 2)
+        self.layer3 = stage(BasicBlock, 2, 128, 256, 2)
+        self.layer4 = stage(BasicBlock, 2, 256, 512, 2)
         self.linear = nn.Linear(512, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,12 +215,12 @@ class PreActBlock(nn.Module):
         super().__init__()
         self.raw = raw
         self.bn1 = nn.BatchNorm2d(inside)
-        self.conv1 = _conv3x3(inside, outside, stride)
+        self.conv1 = conv3x3(inside, outside, stride)
         self.bn2 = nn.BatchNorm2d(outside)
-        self.conv2 = _conv3x3(outside, outside, 1)
+        self.conv2 = conv3x3(outside, outside, 1)
         self.shortcut: nn.Module | None = None
         if stride != 1 or inside != outside:
-            self.shortcut = nn.Sequential(_conv1x1(inside, outside, stride))
+            self.shortcut = nn.Sequential(conv1x1(inside, outside, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """A map to a map."""
@@ -216,11 +242,11 @@ class PreActResNet(nn.Module):
         super().__init__()
         block = partial(PreActBlock, raw=variant == "fast")
         self.normalise = normalise
-        self.conv1 = _conv3x3(channels, 64, 1)
-        self.layer1 = _stage(block, 2, 64, 64, 1)
-        self.layer2 = _stage(block, 2, 64, 128, 2)
-        self.layer3 = _stage(block, 2, 128, 256, 2)
-        self.layer4 = _stage(block, 2, 256, 512, 2)
+        self.conv1 = conv3x3(channels, 64, 1)
+        self.layer1 = stage(block, 2, 64, 64, 1)
+        self.layer2 = stage(block, 2, 64, 128, 2)
+        self.layer3 = stage(block, 2, 128, 256, 2)
+        self.layer4 = stage(block, 2, 256, 512, 2)
         self.bn = nn.BatchNorm2d(512) if variant == "rice" else None
         self.linear = nn.Linear(512, classes)
 
@@ -240,11 +266,11 @@ class WideBlock(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(inside)
-        self.conv1 = _conv3x3(inside, outside, stride)
+        self.conv1 = conv3x3(inside, outside, stride)
         self.bn2 = nn.BatchNorm2d(outside)
-        self.conv2 = _conv3x3(outside, outside, 1)
+        self.conv2 = conv3x3(outside, outside, 1)
         # The checkpoints' name for it.
-        self.convShortcut = _conv1x1(inside, outside, stride) if stride != 1 or inside != outside else None
+        self.convShortcut = conv1x1(inside, outside, stride) if stride != 1 or inside != outside else None
 
     def forward(self, x: Tensor) -> Tensor:
         """A map to a map."""
@@ -255,24 +281,21 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Stem of 16, three stages of (depth - 4) / 6 WideBlocks (16, 32, 64 times width), BN, ReLU, average, linear."""
+    """Stem of 16, three stages of WideBlocks (16, 32, 64 times width), BN, ReLU, average, linear."""
 
     cam_layer = "block3"
+    ignored_keys = ("sub_block1.",)  # a branch in the files of TRADES and its heirs that their forward never asks
 
-    def __init__(self, classes: int, channels: int, depth: int, width: int, normalise: nn.Module) -> None:
+    def __init__(self, classes: int, channels: int, blocks: int, width: int, normalise: nn.Module) -> None:
         super().__init__()
-        blocks = (depth - 4) // 6
         self.normalise = normalise
-        self.conv1 = _conv3x3(channels, 16, 1)
+        self.conv1 = conv3x3(channels, 16, 1)
         self.block1 = _wide_stage(blocks, 16, 16 * width, 1)
         self.block2 = _wide_stage(blocks, 16 * width, 32 * width, 2)
         self.block3 = _wide_stage(blocks, 32 * width, 64 * width, 2)
         self.bn1 = nn.BatchNorm2d(64 * width)
         self.fc = nn.Linear(64 * width, classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+        normal_by_outputs(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -283,7 +306,15 @@ class WideResNet(nn.Module):
         return logits
 
 
-def _stage(block: Block, count: int, inside: int, outside: int, stride: int) -> nn.Sequential:
+def normal_by_outputs(net: nn.Module) -> None:
+    """Start every convolution normal with variance 2 / (k k out), as wide ResNets do."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+
+
+def stage(block: Block, count: int, inside: int, outside: int, stride: int) -> nn.Sequential:
     """Blocks in a row; the first changes the width and the size."""
     first = block(inside, outside, stride)
     return nn.Sequential(first, *(block(outside, outside, 1) for _ in range(count - 1)))
@@ -291,12 +322,14 @@ def _stage(block: Block, count: int, inside: int, outside: int, stride: int) -> 
 
 def _wide_stage(count: int, inside: int, outside: int, stride: int) -> nn.Sequential:
     """A stage of WideBlocks under the checkpoints' name: block1.layer.0."""
-    return nn.Sequential(OrderedDict(layer=_stage(WideBlock, count, inside, outside, stride)))
+    return nn.Sequential(OrderedDict(layer=stage(WideBlock, count, inside, outside, stride)))
 
 
-def _conv3x3(inside: int, outside: int, stride: int) -> nn.Conv2d:
+def conv3x3(inside: int, outside: int, stride: int) -> nn.Conv2d:
+    """3x3, padded, without bias."""
     return nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
 
 
-def _conv1x1(inside: int, outside: int, stride: int) -> nn.Conv2d:
+def conv1x1(inside: int, outside: int, stride: int) -> nn.Conv2d:
+    """1x1, without bias."""
     return nn.Conv2d(inside, outside, 1, stride, bias=False)

@@ -90,6 +90,7 @@ def _row(row: Row) -> dict[str, Any]:
         "trained_for": (training.threat or None) if training else None,
         "trained_on": training.dataset if training else None,
         "parameters": training.parameters if training else None,
+        "multiply_adds": training.macs if training else None,
         "training_seconds": training.cost.seconds if training else None,
         "numbers": {name: _number(number) for name, number in row.numbers.items()},
         "summary": _number(row.summary) if row.summary else None,

@@ -48,7 +48,7 @@ class Writer:
         facts = {"name": name, "attacks": list(attacks), "strict": strict}
         self.ledger.add(ColumnCard.model_validate({"key": digest(facts), **facts}))
 
-    def training(self, label, best, last=None, *, seed=0, threat=None, on=None, seconds=61.0, net_label="cnn"):
+    def training(self, label, best, last=None, *, seed=0, threat=None, on=None, seconds=61.0, net_label="cnn", **more):
         facts = {
             "defense": f"{label}@1()", "net": self.net, "train": sha("train"), "val": sha("val"),
             "threat": threat or self.threat, "seed": seed,
@@ -58,7 +58,7 @@ class Writer:
                 **facts, **self.origin(), "key": Training(**facts).key, "label": label, "net_label": net_label,
                 "dataset": on or self.dataset, "parameters": 123_456,
                 "weights": {"best": sha(best), "last": sha(best if last is None else last)},
-                "history": [], "cost": {"forwards": 5, "backwards": 5, "seconds": seconds},
+                "history": [], "cost": {"forwards": 5, "backwards": 5, "seconds": seconds}, **more,
             })
         )  # fmt: skip
 

@@ -98,6 +98,25 @@ def test_the_page_says_numbers_intervals_n_and_doubts(writer, tmp_path):
     assert "the loss is flat a" in said
 
 
+def test_multiply_adds_stand_beside_parameters_where_they_were_counted(writer, tmp_path):
+    """A training that counted them, and one recorded before they were: a dash, and null in the data."""
+    writer.card(10)
+    writer.column("a", A)
+    writer.training("new", "w", macs=555_422_720)
+    writer.training("old", "v")
+    for weights in "wv":
+        writer.cell(weights, "clean@1()", range(10))
+        writer.cell(weights, A, range(10), [0])
+    page = publish(writer.ledger, tmp_path)
+    shown = {
+        e.get("data-sort"): "".join(e.itertext())
+        for e in tree(page).iter() if isinstance(e.tag, str) and e.get("data-label") == "multiply-adds"
+    }  # fmt: skip
+    assert shown == {"555422720": "555 M", "": "–"}
+    (section,) = json.loads((tmp_path / "board.json").read_text())["sections"]
+    assert {r["defense"]: r["multiply_adds"] for r in section["rows"]} == {"new": 555_422_720, "old": None}
+
+
 @pytest.mark.parametrize("shift", range(len(HOSTILE)))
 def test_hostile_names_change_nothing_but_text(writer, tmp_path, shift):
     def build(names, site):
