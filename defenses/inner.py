@@ -22,38 +22,53 @@ See = Callable[[Tensor], None]  # is shown the logits (B, K) of every iterate bu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inner:
-    """The attack on training images: `steps` signed (in L2 normalised) steps, last iterate.
+class Radius:
+    """How large the perturbations of training images are.
 
-    eps: the radius to train for, as text (8/255); empty is the exam's.  step: the size of a step, as a share of eps.
-    start: clipped (uniform in the ball, clipped to [0, 1]), uniform (not clipped before the first gradient; Linf
-    alone), gauss (0.001 of a standard normal off x) or centre (x itself).
-    inner: what is climbed, ce (the cross-entropy with the label) or kl (the divergence from the clean prediction).
-    bn: batch normalisation in eval mode, in train mode (every pass moves its statistics), or frozen (statistics of the
-    batch, which leave no trace).  ramp: the epochs over which eps grows; without it large eps may never be learnt.
+    eps: the radius to train for, as text (8/255); empty is the exam's.  ramp: the epochs over which it grows to that;
+    without it a large eps may never be learnt.
     """
 
     eps: str = ""
-    steps: int = 10
-    step: float = 0.25
-    start: Literal["clipped", "uniform", "gauss", "centre"] = "clipped"
-    inner: Literal["ce", "kl"] = "ce"
-    bn: Literal["eval", "train", "frozen"] = "eval"
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
         if self.eps:
             ThreatModel.parse(f"linf:{self.eps}")  # or an error that says how it is written
-        if self.step <= 0 or self.ramp < 0:
-            raise UsageError(f"step={self.step}, ramp={self.ramp}: expected a step above 0 and a ramp of 0 or more")
-        if self.inner == "kl" and self.start == "centre":
-            raise UsageError("inner='kl' climbs from where its gradient is zero with start='centre'; expected another")
+        if self.ramp < 0:
+            raise UsageError(f"ramp={self.ramp}: expected epochs, 0 or more")
 
     def threat(self, threat: ThreatModel, feed: Batch) -> ThreatModel:
         """The threat with eps as far as it has grown."""
         if feed.progress >= self.ramp:
             return threat
         return ThreatModel(threat.norm, threat.eps * Fraction(max(feed.progress, 0.01) / self.ramp))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Radius):
+    """The attack on training images: `steps` signed (in L2 normalised) steps, last iterate.
+
+    step: the size of a step, as a share of eps.  eps, ramp: as in Radius.
+    start: clipped (uniform in the ball, clipped to [0, 1]), uniform (not clipped before the first gradient; Linf
+    alone), gauss (0.001 of a standard normal off x) or centre (x itself).
+    inner: what is climbed, ce (the cross-entropy with the label) or kl (the divergence from the clean prediction).
+    bn: batch normalisation in eval mode, in train mode (every pass moves its statistics), or frozen (statistics of the
+    batch, which leave no trace).
+    """
+
+    steps: int = 10
+    step: float = 0.25
+    start: Literal["clipped", "uniform", "gauss", "centre"] = "clipped"
+    inner: Literal["ce", "kl"] = "ce"
+    bn: Literal["eval", "train", "frozen"] = "eval"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step <= 0:
+            raise UsageError(f"step={self.step}: expected a share of eps above 0")
+        if self.inner == "kl" and self.start == "centre":
+            raise UsageError("inner='kl' climbs from where its gradient is zero with start='centre'; expected another")
 
 
 def craft(

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import UsageError, net
-from defenses.nets import Floats, preactresnet18, resnet18, wrn
+from defenses.nets import Floats, cnn, preactresnet18, resnet18, wrn
 from defenses.nets_small import resnet20
 from defenses.nets_wide import wrn_silu
 
 BASES: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
     "resnet18": resnet18,
     "resnet20": resnet20,
     "preactresnet18": preactresnet18,
@@ -32,7 +33,7 @@ def he(
     channels: int,
     size: int,
     net: Literal[
-        "resnet18", "resnet20", "preactresnet18", "wrn-28-10", "wrn-34-10", "wrn-34-20", "wrn-28-10-silu"
+        "cnn", "resnet18", "resnet20", "preactresnet18", "wrn-28-10", "wrn-34-10", "wrn-34-20", "wrn-28-10-silu"
     ] = "resnet18",
     s: float = 10.0,
     mean: Floats = (),
@@ -48,8 +49,8 @@ def he(
 
 
 def embedded(module: nn.Module, scale: float) -> nn.Module:
-    """The same net with its one linear layer replaced by Cosine, under the same name."""
-    ((name, head),) = ((n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear))
+    """The same net with its last linear layer replaced by Cosine, under the same name."""
+    *_, (name, head) = ((n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear))
     module.set_submodule(name, Cosine(head.in_features, head.out_features, scale))
     module.scale = scale  # type: ignore[assignment]  # a number, which torch keeps as it is
     return module

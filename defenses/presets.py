@@ -51,7 +51,7 @@ _SHORT: dict[str, tuple[Settings, Settings]] = {  # of digits, of MNIST
     "lbgat": ({"teacher": "cnn"}, {"teacher": "cnn"}),
     "hat": ({"helper_epochs": 10}, {"helper_epochs": 2, "beta": 1.0}),
 }
-_RAMPED = _SHORT.keys() - {"standard", "free"}  # eps grows over the first epochs
+_RAMPED = _SHORT.keys() - {"standard"}  # eps grows over the first epochs
 _TRIANGLE: Settings = {"schedule": "triangle", "peak": 0.4, "rate_by": "step", "drops": ()}
 
 
