@@ -13,10 +13,13 @@ COURSE = Course(epochs=10, lr=0.04, schedule="triangle", rate_by="step", peak=0.
 
 
 @defense(paper="arXiv:1904.12843", version=1)
-def free(job: TrainJob, *, replays: int = 8, radius: Radius = Radius(), course: Course = COURSE) -> nn.Module:
+def free(
+    job: TrainJob, *, replays: int = 8, radius: Radius = Radius(), course: Course = COURSE
+) -> nn.Module:  # fmt: skip
     """Each batch is used `replays` times; every gradient moves the weights and a perturbation that is never reset.
 
-    The perturbation goes over from batch to batch, with a step of eps.  An epoch is `replays` passes over the data.  github.com/mahyarnajibi/FreeAdversarialTraining.
+    The perturbation goes over from batch to batch, with a step of eps.  An epoch is `replays` passes over the data.
+    github.com/mahyarnajibi/FreeAdversarialTraining.
     """
     if replays < 1:
         raise UsageError(f"replays={replays}: expected 1 or more")
