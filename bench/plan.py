@@ -108,13 +108,13 @@ def _attack_lines(exam: Exam, place: Place, label: str, weights: str, speed: Spe
 
 
 def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
-    """Passes of a training, from its settings: epochs x images x (attack steps and two more)."""
+    """Passes of a training, from its settings: epochs x images x replays x (attack steps and two more)."""
     settings = exam.defenses[lesson.training.defense].settings
-    epochs, steps = settings.get("epochs"), settings.get("steps", 0)
+    epochs, steps, replays = settings.get("epochs"), settings.get("steps", 0), settings.get("replays", 1)
     what = f"train {lesson.label} on {exam.net}, seed {lesson.training.seed}"
-    if not isinstance(epochs, int) or not isinstance(steps, int):
+    if not isinstance(epochs, int) or not isinstance(steps, int) or not isinstance(replays, int):
         return Line(what, int(done), int(not done), 0, 0, 0.0)
-    images = 0 if done else epochs * len(exam.dataset.train)
+    images = 0 if done else epochs * replays * len(exam.dataset.train)
     # A pass that also differentiates the weights costs about two.
     seconds = images * (steps * speed.gradient + 2 * (speed.gradient + (speed.forward if steps else 0)))
     return Line(what, epochs * done, epochs * (not done), images * (steps + 2), images * (steps + 1), seconds)
