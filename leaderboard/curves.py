@@ -12,7 +12,7 @@ from leaderboard.arithmetic import first
 
 if TYPE_CHECKING:
     from leaderboard.arithmetic import Outcome
-    from leaderboard.table import Row, Section
+    from leaderboard.rows import Row, Section
 
 MANY = 200  # points of a curve at most
 SIZE = (600, 240)  # of a figure, in its own units
