@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leaderboard.rows import Board
 
 SIZE = (600, 100)  # of a panel, in its own units; the page stretches it
+DASH = 8  # how wide a number is drawn that has no neighbours
 ROWS = 200  # of a table of numbers at most
 CLASSES = 12  # with a panel each, at most
 NOTES = 20  # that are shown
@@ -245,14 +246,18 @@ class History:
         return SIZE[0] * (self.epochs[place] - first) / (last - first) if first < last else SIZE[0] / 2
 
     def _path(self, numbers: Sequence[float | None], scale: tuple[float, float]) -> str:
-        """An SVG path through the numbers; one that stands alone is a dot."""
+        """An SVG path through the numbers; one that stands alone is a dash."""
         steps = []
         for i, value in enumerate(numbers):
             if value is None:
                 continue
-            joined = i > 0 and numbers[i - 1] is not None
-            alone = not joined and (i + 1 == len(numbers) or numbers[i + 1] is None)
-            steps.append(f"{'L' if joined else 'M'}{self._x(i):.1f},{_y(value, scale):.1f}{'h0' if alone else ''}")
+            x, y = self._x(i), _y(value, scale)
+            if i > 0 and numbers[i - 1] is not None:
+                steps.append(f"L{x:.1f},{y:.1f}")
+            elif i + 1 < len(numbers) and numbers[i + 1] is not None:
+                steps.append(f"M{x:.1f},{y:.1f}")
+            else:
+                steps.append(f"M{x - DASH / 2:.1f},{y:.1f}h{DASH}")
         return "".join(steps)
 
 

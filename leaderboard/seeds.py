@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +22,7 @@ class Spread:
     A seed that is not decided counts with its upper bound; then the mean is a bound too, and has no deviation.
     """
 
-    values: tuple[float, ...]  # an accuracy a seed
+    values: tuple[Fraction, ...]  # an accuracy a seed
     decided: int  # of these seeds
     n: int  # images, of the seed that has fewest
     most: int  # and of the one that has most
@@ -38,13 +39,13 @@ class Spread:
 
     @property
     def accuracy(self) -> float:
-        """The mean; `statistics` sums exactly, in any order."""
-        return statistics.mean(self.values)
+        """The mean, rounded once: it equals that of a row where the two are equal."""
+        return float(statistics.mean(self.values))
 
     @property
     def sd(self) -> float | None:
         """The sample standard deviation (with n - 1) over the seeds: of two or more, all decided; else None."""
-        return None if self.bound or self.seeds < 2 else statistics.stdev(self.values)
+        return None if self.bound or self.seeds < 2 else float(statistics.stdev(self.values))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -183,18 +184,18 @@ def _summary(rows: Sequence[Row]) -> Spread | None:
     return _spread([row.summary for row in rows], _limits(rows, True))
 
 
-def _limits(rows: Sequence[Row], strict: bool) -> list[float]:
+def _limits(rows: Sequence[Row], strict: bool) -> list[Fraction]:
     """What a row has at most where nothing was asked: in a strict column no more than in the clean one."""
     clean = [row.numbers.get(CLEAN) for row in rows]
-    return [x.accuracy if strict and x is not None else 1.0 for x in clean]
+    return [x.share if strict and x is not None else Fraction(1) for x in clean]
 
 
-def _spread(numbers: Sequence[Number | None], limits: Sequence[float]) -> Spread | None:
+def _spread(numbers: Sequence[Number | None], limits: Sequence[Fraction]) -> Spread | None:
     known = [x for x in numbers if x is not None]
     if not known:
         return None
     return Spread(
-        tuple(limit if x is None else x.accuracy for x, limit in zip(numbers, limits, strict=True)),
+        tuple(limit if x is None else x.share for x, limit in zip(numbers, limits, strict=True)),
         sum(not x.bound for x in known),
         min(x.n for x in known),
         max(x.n for x in known),

@@ -79,13 +79,9 @@ def _brief(number: Number | Spread | None, n: int, between: str) -> str:
 def _footnote(section: Section) -> str:
     """What the numbers are shares of."""
     of = f" of {section.available:,}" if section.available else ""
-    half = "± is half the width of the 95 % interval"
+    said = [f"% of the first {section.n:,}{of} test images; ± is half the width of the 95 % interval"]
     if any(isinstance(line, Several) for line in section.lines):
-        half = (
-            "± of one seed is half the width of its 95 % interval;\n"
-            "a line of several seeds is their mean, and its ± the sample standard deviation over them"
-        )
-    said = [f"% of the first {section.n:,}{of} test images; {half}"]
+        said.append("in a line of several seeds: their mean, ± the sample standard deviation over the seeds")
     few = {f"{name} {x.n:,}" for row in section.rows for name, x in row.numbers.items() if x.n < section.n}
     if few:
         said.append(f"* on fewer: {', '.join(sorted(map(printable, few), key=natural))}")

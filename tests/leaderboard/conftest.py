@@ -56,6 +56,7 @@ class Writer:
             "defense": f"{label}@1()", "net": self.net, "train": sha("train"), "val": sha("val"),
             "threat": threat or self.threat, "seed": seed,
         }  # fmt: skip
+        facts |= {name: value for name, value in changes.items() if name in facts}
         self.ledger.add(
             TrainingRecord.model_validate({
                 **facts, **self.origin(), "key": Training(**facts).key, "label": label, "net_label": net_label,
@@ -96,7 +97,7 @@ def epochs(n=30, *, drops=(20, 26), classes=0, density=None, note=None):
         learnt = 1 - 0.93**e
         entry = {
             "epoch": e, "loss": round(2.3 - 1.8 * learnt, 6), "val_clean": 0.1 + 0.88 * learnt,
-            "val_pgd10": 0.1 + 0.65 * learnt - 0.004 * max(0, e - 22),
+            "val_pgd10": 0.1 + 0.65 * learnt - 0.03 * max(0, e - 22) ** 0.5,
             "lr": 0.1 * 0.1 ** sum(e >= d for d in drops), "seconds": 1.25,
         }  # fmt: skip
         if classes:
@@ -134,10 +135,11 @@ def cascade(writer, weights, rng, clean, robust, n=1000, columns=tuple(COLUMNS),
             standing -= fell
 
 
-@pytest.fixture
-def demo(writer):
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
     """A ledger such as a week of work leaves: two nets, several defenses and seeds, corruptions, gaps, doubts."""
     rng = random.Random(0)
+    writer = Writer(Ledger(tmp_path_factory.mktemp("demo") / "ledger"))
     writer.card(10_000)
     for name, attacks in COLUMNS.items():
         writer.column(name, *attacks)
