@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SIZE = (600, 100)  # of a panel, in its own units; the page stretches it
 DASH = 8  # how wide a number is drawn that has no neighbours
-ROWS = 200  # of a table of numbers at most
+ROWS = 60  # of a table of numbers at most
 CLASSES = 12  # with a panel each, at most
 NOTES = 20  # that are shown
 
@@ -128,7 +128,7 @@ class History:
         rows = [w if isinstance(w, list) else [] for w in said]
         return [[finite(x) for x in (*w, *[None] * (classes - len(w)))] for w in rows] if classes else []
 
-    @property
+    @cached_property
     def notes(self) -> list[tuple[int, str]]:
         """What the training remarked, and in which epoch."""
         said = [(epoch, entry.get("note")) for epoch, entry in zip(self.epochs, self.entries, strict=True)]
@@ -161,7 +161,7 @@ class History:
         """Whether the training said which weights are the best ones."""
         return any(entry.get("best") is True for entry in self.entries)
 
-    @property
+    @cached_property
     def panels(self) -> list[Panel]:
         """Accuracy, loss, and mask density, of those that were written down."""
         accuracy = [key for key in ACCURACIES if self._has(key)]
@@ -174,7 +174,7 @@ class History:
             found.append(self._panel("mask density, %", (0.0, 1.0), ["mask_density"]))
         return found
 
-    @property
+    @cached_property
     def classes(self) -> list[Panel]:
         """The weights of each class and, behind them, the mean over classes; of many classes the outermost ones.
 
@@ -187,11 +187,12 @@ class History:
         if len(columns) > CLASSES:
             order = sorted(shown, key=lambda k: (columns[k][-1] or 0.0, k))
             shown = sorted([*order[: CLASSES // 2], *order[-CLASSES // 2 :]])
-        mean = Line("mean", "mean over classes", self._path([_mean(w) for w in self.weights], self.scales.weights))
+        scale, at = self.scales.weights, self._shown  # these panels are small
+        mean = Line("mean", "mean over classes", self._path([_mean(w) for w in self.weights], scale, at))
         return [
             Panel(
-                f"class {k}", *self.scales.weights,
-                (mean, Line("weight", f"class {k}", self._path(columns[k], self.scales.weights))),
+                f"class {k}", *scale,
+                (mean, Line("weight", f"class {k}", self._path(columns[k], scale, at))),
                 f"class {k}: {_course(columns[k], '%.4g')}",
             )
             for k in shown
@@ -215,23 +216,17 @@ class History:
             return ""
         return f"M{self._x(self.best):.1f},{_y(value, (0.0, 1.0)):.1f}h0"
 
-    @property
+    @cached_property
     def heads(self) -> list[tuple[str, str, str]]:
         """Key, name and form of the columns of the table of numbers."""
         return [(key, *what) for key, what in NUMBERS.items() if self._has(key)]
 
-    @property
+    @cached_property
     def table(self) -> list[tuple[int, list[float | None], list[float | None]]]:
-        """Epoch, numbers and class weights; of a long training every k-th epoch, the best and the last."""
-        step = -(-len(self.entries) // ROWS)
-        wanted = {*range(0, len(self.entries), step), len(self.entries) - 1, self.best}
+        """Epoch, numbers and class weights; of a long training not of every epoch."""
         columns = [self.column(key) for key, _, _ in self.heads]
         shown = [int(panel.name.rpartition(" ")[2]) for panel in self.classes]
-        return [
-            (epoch, [c[i] for c in columns], [self.weights[i][k] for k in shown])
-            for i, epoch in enumerate(self.epochs)
-            if i in wanted
-        ]
+        return [(self.epochs[i], [c[i] for c in columns], [self.weights[i][k] for k in shown]) for i in self._shown]
 
     def _has(self, key: str) -> bool:
         return any(x is not None for x in self.column(key))
@@ -245,16 +240,24 @@ class History:
         first, last = self.epochs[0], self.epochs[-1]
         return SIZE[0] * (self.epochs[place] - first) / (last - first) if first < last else SIZE[0] / 2
 
-    def _path(self, numbers: Sequence[float | None], scale: tuple[float, float]) -> str:
-        """An SVG path through the numbers; one that stands alone is a dash."""
+    @cached_property
+    def _shown(self) -> list[int]:
+        """The places of the epochs in the table: of a long training every k-th, the best and the last."""
+        last = len(self.entries) - 1
+        return sorted({*range(0, last, -(-len(self.entries) // ROWS)), last, last if self.best is None else self.best})
+
+    def _path(self, numbers: Sequence[float | None], scale: tuple[float, float], at: Sequence[int] = ()) -> str:
+        """An SVG path through the numbers (at these places, else at all); one that stands alone is a dash."""
+        points = [(self._x(i), numbers[i]) for i in at or range(len(numbers))]
+        values = [None, *(value for _, value in points), None]
         steps = []
-        for i, value in enumerate(numbers):
+        for (x, value), before, after in zip(points, values, values[2:], strict=False):
             if value is None:
                 continue
-            x, y = self._x(i), _y(value, scale)
-            if i > 0 and numbers[i - 1] is not None:
+            y = _y(value, scale)
+            if before is not None:
                 steps.append(f"L{x:.1f},{y:.1f}")
-            elif i + 1 < len(numbers) and numbers[i + 1] is not None:
+            elif after is not None:
                 steps.append(f"M{x:.1f},{y:.1f}")
             else:
                 steps.append(f"M{x - DASH / 2:.1f},{y:.1f}h{DASH}")

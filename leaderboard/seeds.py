@@ -126,9 +126,17 @@ def _named(seeds: Collection[int]) -> str:
 
 def lines(rows: Sequence[Row], heads: Sequence[Head]) -> tuple[Row | Group, ...]:
     """The lines of a section, the best first: a group where there are several seeds, else the row itself."""
-    groups = [Group(which, alike, _numbers(alike, heads), _summary(alike)) for which, alike in _groups(rows)]
+    groups = [
+        Group(which, alike, _numbers(alike, heads), _spread(alike, [r.summary for r in alike], True))
+        for which, alike in _groups(rows)
+    ]
     grouped = {id(row) for group in groups for row in group.rows}
     return tuple(sorted([*groups, *(row for row in rows if id(row) not in grouped)], key=rank))
+
+
+def first_seed(line: Row | Group) -> Row:
+    """The row itself, or of a group the one with the smallest seed, whatever its numbers are."""
+    return line.rows[0] if isinstance(line, Group) else line
 
 
 def rank(line: Row | Group) -> tuple[Any, ...]:
@@ -176,27 +184,23 @@ def _age(row: Row) -> tuple[int, str, str]:
 
 
 def _numbers(rows: Sequence[Row], heads: Sequence[Head]) -> dict[str, Spread]:
-    found = {h.name: _spread([row.numbers.get(h.name) for row in rows], _limits(rows, h.strict)) for h in heads}
+    found = {h.name: _spread(rows, [row.numbers.get(h.name) for row in rows], h.strict) for h in heads}
     return {name: spread for name, spread in found.items() if spread is not None}
 
 
-def _summary(rows: Sequence[Row]) -> Spread | None:
-    return _spread([row.summary for row in rows], _limits(rows, True))
-
-
-def _limits(rows: Sequence[Row], strict: bool) -> list[Fraction]:
-    """What a row has at most where nothing was asked: in a strict column no more than in the clean one."""
-    clean = [row.numbers.get(CLEAN) for row in rows]
-    return [x.share if strict and x is not None else Fraction(1) for x in clean]
-
-
-def _spread(numbers: Sequence[Number | None], limits: Sequence[Fraction]) -> Spread | None:
+def _spread(rows: Sequence[Row], numbers: Sequence[Number | None], strict: bool) -> Spread | None:
+    """The numbers of one column together; None where there are none."""
     known = [x for x in numbers if x is not None]
     if not known:
         return None
-    return Spread(
-        tuple(limit if x is None else x.share for x, limit in zip(numbers, limits, strict=True)),
-        sum(not x.bound for x in known),
-        min(x.n for x in known),
-        max(x.n for x in known),
-    )
+    least, most = min(x.n for x in known), max(x.n for x in known)
+    shares = [
+        x.share if x is not None else _limit(row, strict, least, most) for row, x in zip(rows, numbers, strict=True)
+    ]
+    return Spread(tuple(shares), sum(not x.bound for x in known), least, most)
+
+
+def _limit(row: Row, strict: bool, least: int, most: int) -> Fraction:
+    """What a row that was not asked has at most: in a strict column no more than clean leaves of the same images."""
+    clean = row.numbers.get(CLEAN)
+    return clean.share if strict and clean is not None and clean.n == least == most else Fraction(1)

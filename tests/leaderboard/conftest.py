@@ -48,7 +48,10 @@ class Writer:
         facts = {"name": name, "attacks": list(attacks), "strict": strict}
         self.ledger.add(ColumnCard.model_validate({"key": digest(facts), **facts}))
 
-    def training(
+    def training(self, label, best, last=None, **facts):
+        self.ledger.add(self.made(label, best, last, **facts))
+
+    def made(
         self, label, best, last=None, *, seed=0, threat=None, on=None, seconds=61.0, net_label="cnn", history=(),
         **changes,
     ):  # fmt: skip
@@ -57,14 +60,12 @@ class Writer:
             "threat": threat or self.threat, "seed": seed,
         }  # fmt: skip
         facts |= {name: value for name, value in changes.items() if name in facts}
-        self.ledger.add(
-            TrainingRecord.model_validate({
-                **facts, **self.origin(), "key": Training(**facts).key, "label": label, "net_label": net_label,
-                "dataset": on or self.dataset, "parameters": 123_456,
-                "weights": {"best": sha(best), "last": sha(best if last is None else last)},
-                "history": list(history), "cost": {"forwards": 5, "backwards": 5, "seconds": seconds}, **changes,
-            })
-        )  # fmt: skip
+        return TrainingRecord.model_validate({
+            **facts, **self.origin(), "key": Training(**facts).key, "label": label, "net_label": net_label,
+            "dataset": on or self.dataset, "parameters": 123_456,
+            "weights": {"best": sha(best), "last": sha(best if last is None else last)},
+            "history": list(history), "cost": {"forwards": 5, "backwards": 5, "seconds": seconds}, **changes,
+        })  # fmt: skip
 
     def cell(
         self, weights, attack, asked, fell=(), *, seed=0, condition="clean", seconds=1.0, doubts=(), access=None,

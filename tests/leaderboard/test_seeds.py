@@ -11,11 +11,14 @@ from rich.console import Console
 
 from bench import wilson
 from leaderboard.arithmetic import Number, Spent
-from leaderboard.rows import CLEAN, Maker, Row
-from leaderboard.seeds import Group, Spread
+from leaderboard.curves import Curve, figures
+from leaderboard.rows import CLEAN, Head, Maker, Row, Section
+from leaderboard.seeds import Group, Spread, lines
 from leaderboard.site import publish
 from leaderboard.table import table
 from leaderboard.terminal import text
+
+from .conftest import Writer
 
 A, B = "a@1()", "b@1()"
 FELL = {0: [2, 3, 4], 1: [2], 2: [2, 3]}  # by seed, besides 0 and 1, which clean loses: 5, 7 and 6 of 10 stand
@@ -43,7 +46,7 @@ def three(writer):
     return writer
 
 
-def lines(writer):
+def board(writer):
     (section,) = table(writer.ledger).sections
     return section.lines
 
@@ -60,7 +63,7 @@ def shown(writer, width=100):
 
 
 def test_the_mean_and_the_sample_deviation_are_those_of_numpy(three):
-    (line,) = lines(three)
+    (line,) = board(three)
     spread, values = line.numbers["a"], np.array([0.5, 0.7, 0.6])
     assert spread.seeds == 3 and told(spread) == (0.5, 0.7, 0.6)
     assert spread.accuracy == pytest.approx(values.mean(), abs=1e-15)
@@ -84,7 +87,7 @@ def test_a_mean_equals_the_accuracy_that_it_is():
 def test_one_seed_has_no_deviation_and_is_a_row_with_its_interval(writer):
     writer.column("a", A)
     trained(writer, 0)
-    (line,) = lines(writer)
+    (line,) = board(writer)
     assert isinstance(line, Row) and line.numbers["a"].interval == wilson(5, 10)
     assert Spread((0.5,), 1, 10, 10).sd is None
     assert "sd" not in shown(writer) and "seeds" not in shown(writer)
@@ -103,8 +106,8 @@ def test_lines_are_ranked_by_their_means(three):
     trained(three, 0, "mart", range(2, 6), weights="mart 4")
     trained(three, 1, "trades", [2, 3], weights="trades 6")
     trained(three, 0, "trades", [2], weights="trades 7")
-    assert [line.maker.defense for line in lines(three)] == ["trades", "at", "mart"]
-    assert [line.summary.accuracy for line in lines(three)] == [0.65, 0.6, 0.4]
+    assert [line.maker.defense for line in board(three)] == ["trades", "at", "mart"]
+    assert [line.summary.accuracy for line in board(three)] == [0.65, 0.6, 0.4]
 
 
 def test_while_a_seed_is_undecided_the_mean_is_a_bound_without_a_deviation(three):
@@ -113,7 +116,7 @@ def test_while_a_seed_is_undecided_the_mean_is_a_bound_without_a_deviation(three
     three.cell("at/0", B, range(2, 10), [5])
     trained(three, 0, "mart", [2, 3, 4, 5, 6, 7])
     three.cell("mart/0", B, range(2, 10), [5])
-    first, second = lines(three)
+    first, second = board(three)
     spread = second.numbers["b"]
     assert (first.maker.defense, second.maker.defense) == ("mart", "at")  # a bound comes last
     assert (spread.bound, spread.decided, spread.seeds, spread.sd) == (True, 1, 3, None)
@@ -127,7 +130,7 @@ def test_a_seed_that_was_asked_fewer_images_is_told(three):
     three.training("at", "fewer", seed=3)
     three.cell("fewer", "clean@1()", range(5), [0, 1])
     three.cell("fewer", A, range(2, 5), [2])
-    (line,) = lines(three)
+    (line,) = board(three)
     spread = line.numbers["a"]
     assert (spread.n, spread.most, spread.seeds) == (5, 10, 4)
     assert spread.sd == pytest.approx(np.std([0.5, 0.7, 0.6, 0.4], ddof=1))
@@ -138,7 +141,7 @@ def test_a_seed_that_was_asked_fewer_images_is_told(three):
 def test_best_and_last_are_lines_of_their_own(three):
     for seed, fell in FELL.items():
         examined(three, f"at/{seed}/last", [*fell, 9])
-    found = {line.which: line.summary.accuracy for line in lines(three)}
+    found = {line.which: line.summary.accuracy for line in board(three)}
     assert found == {"best": pytest.approx(0.6), "last": pytest.approx(0.5)}
 
 
@@ -149,7 +152,7 @@ def test_weights_that_are_equal_for_all_seeds_are_one_line_and_otherwise_belong_
         writer.training("mart", f"mart/{seed}", f"mart/{seed}" if seed else "mart/0/last", seed=seed)
     for weights, fell in {"at/0": [2], "at/1": [3], "mart/0": [2, 3], "mart/0/last": [2, 3, 4], "mart/1": [4]}.items():
         examined(writer, weights, fell)
-    found = {(line.maker.defense, line.which): line for line in lines(writer)}
+    found = {(line.maker.defense, line.which): line for line in board(writer)}
     assert set(found) == {("at", "best = last"), ("mart", "best"), ("mart", "last")}
     assert told(found["mart", "best"].numbers["a"]) == (0.6, 0.7)
     assert told(found["mart", "last"].numbers["a"]) == (0.5, 0.7)
@@ -162,11 +165,11 @@ def test_equal_weights_and_a_seed_trained_twice_are_no_further_seeds(three):
         three.training("checkpoint", "pulled", seed=seed)
     examined(three, "pulled", [2])
     trained(three, 0, fell=range(2, 10), weights="elsewhere", made="2026-02-02T00:00:00Z")
-    found = [line for line in lines(three) if isinstance(line, Group)]
+    found = [line for line in board(three) if isinstance(line, Group)]
     assert [(line.maker.defense, line.seeds, told(line.summary)) for line in found] == [
         ("at", (0, 1, 2), (0.5, 0.7, 0.6))
     ]
-    single = [(line.maker.defense, line.maker.seed) for line in lines(three) if isinstance(line, Row)]
+    single = [(line.maker.defense, line.maker.seed) for line in board(three) if isinstance(line, Row)]
     assert sorted(single) == [("at", 0), ("checkpoint", 0), ("checkpoint", 1), ("checkpoint", 2)]
 
 
@@ -174,7 +177,7 @@ def test_other_settings_threats_and_data_are_other_groups(three):
     trained(three, 3, "at(steps=7)", [2])
     trained(three, 4, "at", [2], threat="linf:0.2")
     trained(three, 5, "at", [2], train="0" * 64)
-    found = [(line.maker.defense, len(getattr(line, "rows", [0]))) for line in lines(three)]
+    found = [(line.maker.defense, len(getattr(line, "rows", [0]))) for line in board(three)]
     assert sorted(found) == [("at", 1), ("at", 1), ("at", 3), ("at(steps=7)", 1)]
 
 
@@ -182,7 +185,7 @@ def test_doubts_and_notes_of_seeds_are_told_once_with_the_seeds(three):
     three.cell("at/1", A, range(2, 10), [2], doubts=["flat"])
     three.training("at", "at/3", "at/3/last", seed=3, source="f" * 64)
     examined(three, "at/3", [2])
-    (line,) = lines(three)
+    (line,) = board(three)
     assert [(d.text, d.attacks) for d in line.doubts] == [
         ("seed 1: flat", ("a",)),
         ("the defense's source changed between the seeds", ()),
@@ -190,14 +193,13 @@ def test_doubts_and_notes_of_seeds_are_told_once_with_the_seeds(three):
 
 
 def test_costs_of_a_group_are_means(three):
-    (line,) = lines(three)
+    (line,) = board(three)
     assert line.spent == Spent(180, 162, 2.0) and line.seconds == 61.0
 
 
 def test_json_has_the_seeds_beside_the_rows(three, tmp_path):
     publish(three.ledger, tmp_path)
-    board = json.loads((tmp_path / "board.json").read_text())
-    (section,) = board["sections"]
+    (section,) = json.loads((tmp_path / "board.json").read_text())["sections"]
     (group,) = section["seeds"]
     assert (group["defense"], group["which"], group["seeds"], len(section["rows"])) == ("at", "best", [0, 1, 2], 3)
     assert {r["weights"] for r in section["rows"]} == set(group["weights"])
@@ -231,3 +233,22 @@ def test_a_deviation_stays_within_the_scale():
 def test_a_column_that_nobody_was_asked_is_absent():
     row = Row(Maker("at", 0), "w", (), {CLEAN: Number(8, 10, False, Spent())}, None, Spent(), (), {})
     assert row.numbers.get("a") is None and row.n == 10
+
+
+def test_of_several_seeds_the_first_has_a_curve():
+    """Nine rows, three seeds each: three curves, all of seed 0, whichever seed is the best."""
+    rows = []
+    for label, seed in itertools.product(("at", "mart", "trades"), (2, 1, 0)):
+        number = Number(5 + seed, 10, False, Spent())
+        curve = Curve((0.05,) * 10)
+        maker = Maker(label, seed, "best", Writer(None).made(label, f"{label}/{seed}", seed=seed))
+        rows.append(Row(maker, f"{label}/{seed}", (), {"fmn": number}, number, Spent(), (), {"fmn": curve}))
+    heads = (Head("fmn", ("fmn@1()",)),)
+    section = Section(
+        "digits", "t", "cnn", "n", "linf:0.1", "clean", heads, "worst", tuple(rows), lines(rows, heads), 10
+    )
+    (figure,) = figures(section)
+    assert [(row.maker.defense, row.maker.seed) for row, _, _ in figure.lines] == [
+        ("at", 0), ("mart", 0), ("trades", 0),
+    ]  # fmt: skip
+    assert figure.more == 6
