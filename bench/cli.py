@@ -197,7 +197,8 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
     from leaderboard.site import document, publish
-    from leaderboard.table import table, text
+    from leaderboard.table import table
+    from leaderboard.terminal import text
 
     with _prints_aside(), reporter() as report:  # plugins may print
         exam, place = _resolve(options)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,9 +113,14 @@ class Number:
     conditions: int = 1
 
     @property
-    def accuracy(self) -> float:
+    def share(self) -> Fraction:
         """The share that stands."""
-        return self.standing / (self.n * self.conditions)
+        return Fraction(self.standing, self.n * self.conditions)
+
+    @property
+    def accuracy(self) -> float:
+        """The same, as near as a float comes."""
+        return float(self.share)
 
     @property
     def interval(self) -> tuple[float, float]:

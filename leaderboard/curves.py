@@ -9,14 +9,15 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from leaderboard.arithmetic import first
+from leaderboard.seeds import first_seed
 
 if TYPE_CHECKING:
     from leaderboard.arithmetic import Outcome
-    from leaderboard.table import Row, Section
+    from leaderboard.rows import Row, Section
 
 MANY = 200  # points of a curve at most
 SIZE = (600, 240)  # of a figure, in its own units
-LINES = 6  # in a figure: the best rows
+LINES = 6  # in a figure: the best ones, and of several seeds the first
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,12 @@ def figures(section: Section) -> list[Figure]:
     found = []
     for head in section.heads:
         rows = [row for row in section.rows if head.name in row.curves]
-        curves = [row.curves[head.name] for row in rows[:LINES]]
+        drawn = [row for line in section.lines if head.name in (row := first_seed(line)).curves][:LINES]
+        curves = [row.curves[head.name] for row in drawn]
         if curves and eps:
             reach = max(next((d for d, a in c.points() if a <= 0.01), math.inf) for c in curves)
             end = min(max(reach, 1.5 * eps), 4 * eps, 1.0 if section.threat.startswith("linf") else math.inf)
-            lines = tuple((row, c, _path(c, end)) for row, c in zip(rows, curves, strict=False))
+            lines = tuple((row, c, _path(c, end)) for row, c in zip(drawn, curves, strict=True))
             found.append(Figure(head.name, eps, end, lines, len(rows) - len(lines)))
     return found
 

@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 from bench import write_atomically
 from leaderboard import words
 from leaderboard.curves import SIZE, Curve, figures
-from leaderboard.table import Board, Head, Row, Section, table
+from leaderboard.history import SIZE as PANEL
+from leaderboard.history import lessons, plain
+from leaderboard.rows import Board, Head, Row, Section, named
+from leaderboard.seeds import Group, Spread
+from leaderboard.table import table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from bench import Ledger
+    from bench import Ledger, TrainingRecord
     from leaderboard.arithmetic import Number, Spent
 
 _HERE = Path(__file__).parent
@@ -35,6 +39,11 @@ RULES = {
     "curves": "the share of the n first images whose distance, as a minimum-norm attack found it, is larger than eps; "
     "0 where clean lost the image; found: the share with a distance; median: the least distance that more than half "
     "do not exceed, null where no more than half were found",
+    "seeds": "the rows that differ in their training seed alone: the mean of their accuracies, and sd, the sample "
+    "standard deviation (n - 1) over the n seeds; null while a seed is undecided, and then mean is a bound; images: "
+    "the fewest and the most behind a seed's number",
+    "history": "an entry an epoch; val_clean and val_pgd10 are shares of the validation images; null where a value is "
+    "no finite number",
     "attack_seeds": "where an attack was run with several seeds, the smallest one is shown",
 }
 
@@ -55,7 +64,7 @@ def document(board: Board) -> dict[str, Any]:
         "rules": RULES,
         "sections": [_section(s) for s in board.sections],
         "records": board.records,
-        "trainings": board.trainings,
+        "trainings": [_training(t) for t in board.made_by],
         "made": list(board.made) if board.made else None,
         "commits": list(board.commits),
         "versions": {package: list(versions) for package, versions in board.versions},
@@ -76,6 +85,44 @@ def _section(section: Section) -> dict[str, Any]:
         "columns": [{"name": h.name, "of": list(h.of), "strict": h.strict, "first": h.first} for h in section.heads],
         "summary": section.summary or None,
         "rows": [_row(r) for r in section.rows],
+        "seeds": [_group(line) for line in section.lines if isinstance(line, Group)],
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "defense": group.maker.defense,
+        "which": group.which,
+        "seeds": list(group.seeds),
+        "weights": [row.weights for row in group.rows],
+        "numbers": {name: _spread(spread) for name, spread in group.numbers.items()},
+        "summary": _spread(group.summary) if group.summary else None,
+    }
+
+
+def _spread(spread: Spread) -> dict[str, Any]:
+    return {
+        "mean": round(spread.accuracy, 6),
+        "sd": None if spread.sd is None else round(spread.sd, 6),
+        "n": spread.seeds,
+        "decided": spread.decided,
+        "bound": spread.bound,
+        "images": [spread.n, spread.most],
+    }
+
+
+def _training(training: TrainingRecord) -> dict[str, Any]:
+    return {
+        "key": training.key,
+        "defense": training.label,
+        "recipe": training.defense,
+        "net": training.net_label,
+        "dataset": training.dataset,
+        "threat": training.threat,
+        "seed": training.seed,
+        "weights": dict(sorted(training.weights.items())),
+        "seconds": training.cost.seconds,
+        "history": plain(training.history),
     }
 
 
@@ -139,50 +186,64 @@ class Scale:
     best: tuple[float, float]
 
     @classmethod
-    def of(cls, numbers: Sequence[Number]) -> Scale:
-        """The tens around the intervals, at least 20 points apart.
+    def of(cls, lines: Sequence[Number | Spread], seeds: Sequence[Number | Spread] = ()) -> Scale:
+        """The tens around the intervals, those of the single seeds of groups too, at least 20 points apart.
 
         Numbers below half the best one may lie off the scale: an undefended model at 0 would press all others
         together, and it is they that are to be told apart.
         """
+        numbers = [*lines, *seeds]
         top = max((x.accuracy for x in numbers), default=0.0)
         ends = [100 * end for x in numbers if 2 * x.accuracy >= top for end in _ends(x)]
         low, high = (math.floor(min(ends) / 10) * 10, math.ceil(max(ends) / 10) * 10) if ends else (0, 100)
         while high - low < 20:
             low, high = (low, high + 10) if high < 100 else (low - 10, high)
-        best = max((x for x in numbers if not x.bound), key=lambda x: (x.accuracy, x.n), default=None)
+        best = max((x for x in lines if not x.bound), key=lambda x: (x.accuracy, x.n), default=None)
         return cls(low, high, (100 * best.interval[0], 100 * best.interval[1]) if best else (0.0, 0.0))
 
 
-def _ends(number: Number) -> tuple[float, float]:
+def _ends(number: Number | Spread) -> tuple[float, float]:
     """What a scale must hold of a number."""
     return (number.accuracy, number.accuracy) if number.bound else number.interval
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A column as the page draws it: its head, and for each row of the section a number or nothing."""
+    """A column as the page draws it."""
 
     head: Head
     scale: Scale
-    numbers: tuple[Number | None, ...]
     summary: bool = False
+
+    def of(self, line: Row | Group) -> Number | Spread | None:
+        """What it says of a line."""
+        return line.summary if self.summary else line.numbers.get(self.head.name)
 
 
 def drawn(section: Section) -> list[Drawn]:
     """The numeric columns of a section, the one that sums up last."""
-    columns = [(h, tuple(r.numbers.get(h.name) for r in section.rows), False) for h in section.heads]
-    if section.summary:
-        columns.append((Head(section.summary, ()), tuple(r.summary for r in section.rows), True))
-    return [Drawn(h, Scale.of([x for x in xs if x is not None]), xs, last) for h, xs, last in columns]
+    heads = [(h, False) for h in section.heads] + ([(Head(section.summary, ()), True)] if section.summary else [])
+    found = []
+    for head, last in heads:
+        column = Drawn(head, Scale.of([]), last)
+        lines, seeds = (
+            [x for x in map(column.of, rows) if x is not None]
+            for rows in (section.lines, [r for line in section.lines if isinstance(line, Group) for r in line.rows])
+        )
+        found.append(Drawn(head, Scale.of(lines, seeds), last))
+    return found
 
 
 def page(board: Board) -> str:
     """The page: valid HTML that asks for no other file, and whose labels are text whatever they hold."""
     style, script = ((_HERE / "static" / name).read_text(encoding="utf-8") for name in ("board.css", "board.js"))
     icon = (_HERE / "static" / "icon.svg").read_bytes()
+    taught = lessons(board)
+    anchors = {named(h.training): h.anchor for lesson in taught for h in lesson.histories}
     return _environment().get_template("board.html").render(
-        board=board, drawn=drawn, figures=figures, size=SIZE, style=style, script=script,
+        board=board, drawn=drawn, figures=figures, size=SIZE, panel=PANEL, style=style, script=script,
+        lessons=taught, anchor=lambda training: anchors.get(named(training)),
+        several=any(isinstance(line, Group) for s in board.sections for line in s.lines),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         icon=base64.b64encode(icon).decode(),
         both=len({r.maker.which for s in board.sections for r in s.rows} & {"best", "last"}) == 2,

@@ -1,102 +1,21 @@
-"""Records to rows: the board as plain data, and as tables for a terminal."""
+"""Records to rows: the board that the documents of a ledger make together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench import ColumnCard, DatasetCard, ExamCard, Record, ThreatModel, TrainingRecord
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
 from leaderboard.doubts import Doubt, masked, said
-from leaderboard.words import name_of, natural, percent, printable, short, told_apart
+from leaderboard.rows import CLEAN, Board, Head, Maker, Row, Section
+from leaderboard.seeds import lines, rank
+from leaderboard.words import name_of, natural, short, told_apart
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-
     from bench import Ledger
-
-CLEAN = "clean"  # the condition, the attack and the column of that name
-
-
-@dataclass(frozen=True)
-class Head:
-    """A column of the board: its name, and what its numbers are the union (or the mean) of."""
-
-    name: str
-    of: tuple[str, ...]  # attacks; conditions where the board is over corruptions
-    strict: bool = True
-    first: int = 0  # it is about so many of the first test images; 0 is all
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Where weights come from: a training and which of its weights, or nothing that is known."""
-
-    defense: str  # as a person would write it, or the weights' hash
-    seed: int | None = None
-    which: str = ""  # best, last, or best = last
-    training: TrainingRecord | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One training's weights on one exam."""
-
-    maker: Maker
-    weights: str
-    notes: tuple[str, ...]  # where it was trained for another threat or on another data set
-    numbers: Mapping[str, Number]  # by column; a column that was not asked is absent
-    summary: Number | None
-    spent: Spent  # on all records of the row, each counted once
-    doubts: tuple[Doubt, ...]
-    curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
-
-    @property
-    def n(self) -> int:
-        """The most images behind a number of it."""
-        return max((x.n for x in self.numbers.values()), default=0)
-
-
-@dataclass(frozen=True)
-class Section:
-    """The rows that can be compared: one data set, net, threat and condition; or all corruptions of it."""
-
-    dataset: str
-    test: str
-    net: str
-    net_key: str
-    threat: str | None
-    condition: str
-    heads: tuple[Head, ...]
-    summary: str  # what sums a row up: "worst", "mean", or "" where nothing does
-    rows: tuple[Row, ...]
-    available: int | None  # images of the test part, where its card is known
-
-    @property
-    def heading(self) -> tuple[str, str, str, str]:
-        """Data set, net, threat and condition."""
-        return self.dataset, self.net, self.threat or "no threat", self.condition
-
-    @property
-    def n(self) -> int:
-        """The most images behind a number of it."""
-        return max((row.n for row in self.rows), default=0)
-
-
-@dataclass(frozen=True)
-class Board:
-    """What the ledger says, and which software and machines it has it from."""
-
-    sections: tuple[Section, ...]
-    records: int
-    trainings: int
-    commits: tuple[str, ...]
-    versions: tuple[tuple[str, tuple[str, ...]], ...]
-    machines: tuple[str, ...]
-    made: tuple[str, str] | None  # the first and the last time in the records
 
 
 def table(ledger: Ledger) -> Board:
@@ -229,7 +148,7 @@ class _Library:
     ) -> Section:
         return Section(
             self.datasets[test], test, self.nets[net], net, threat, condition,
-            tuple(heads), summary, tuple(sorted(rows, key=_rank)), self.available.get(test),
+            tuple(heads), summary, tuple(sorted(rows, key=rank)), lines(rows, heads), self.available.get(test),
         )  # fmt: skip
 
     def _rows(
@@ -320,16 +239,6 @@ def _tells(number: Number | None) -> bool:
     return number is not None and not number.bound
 
 
-def _rank(row: Row) -> tuple[Any, ...]:
-    """The best first; rows with no more than an upper bound come after those that are decided."""
-    summary, clean = row.summary, row.numbers.get(CLEAN)
-    return (
-        summary is None, summary is not None and summary.bound,
-        -summary.accuracy if summary else 0.0, -clean.accuracy if clean else 0.0,
-        natural(row.maker.defense), row.maker.seed or 0, row.maker.which, row.weights,
-    )  # fmt: skip
-
-
 def _notes(training: TrainingRecord | None, threat: str | None, dataset: str) -> tuple[str, ...]:
     """What a reader must know who compares this row with the others."""
     if training is None:
@@ -340,62 +249,3 @@ def _notes(training: TrainingRecord | None, threat: str | None, dataset: str) ->
     if training.dataset != dataset.partition(" #")[0]:
         notes.append(f"trained on {training.dataset}")
     return tuple(notes)
-
-
-def text(board: Board) -> Group:
-    """The board for a terminal: what rich prints; one table a section."""
-    from rich.console import Group
-    from rich.text import Text
-
-    if not board.sections:
-        return Group(Text("The ledger has no records yet; bench run --defense RECIPE adds some."))
-    return Group(*(part for section in board.sections for part in (_table_of(section), Text(_footnote(section)))))
-
-
-def _table_of(section: Section) -> Table:
-    """A section as rich draws it; labels are shown as they are, markup in them too."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text(" · ".join(map(printable, section.heading)), style="bold")
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    drawn.add_column("defense", ratio=1, overflow="fold", min_width=12)
-    drawn.add_column("weights")
-    heads = [*(h.name for h in section.heads), *([section.summary] if section.summary else [])]
-    narrow = len(heads) > 6  # then the half-width goes below its number
-    for head in heads:
-        name = printable(head).replace("-", "-\n") if len(head) > 9 else printable(head)
-        drawn.add_column(Text(name), justify="right", no_wrap=True)
-    for row in section.rows:
-        numbers = [*(row.numbers.get(h.name) for h in section.heads), *([row.summary] if section.summary else [])]
-        cells = [_brief(x, section.n, "\n" if narrow else " ") for x in numbers]
-        seed = "" if row.maker.seed is None else f"seed {row.maker.seed}"
-        weights = "\n".join(filter(None, [row.maker.which, seed])) or "–"
-        drawn.add_row(Text(printable(row.maker.defense)), weights, *map(Text, cells))
-    return drawn
-
-
-def _brief(number: Number | None, n: int, between: str) -> str:
-    """`53.2 ±3.1`, `≤48.0`, or a dash; an asterisk where it is on fewer images than the section's n."""
-    if number is None:
-        return "–"
-    if number.bound:
-        return f"≤{percent(number.accuracy)}{between if between != ' ' else ''}"
-    low, high = number.interval
-    return f"{percent(number.accuracy)}{'*' if number.n < n else ''}{between}±{percent((high - low) / 2)}"
-
-
-def _footnote(section: Section) -> str:
-    """What the numbers are shares of."""
-    of = f" of {section.available:,}" if section.available else ""
-    said = [f"% of the first {section.n:,}{of} test images; ± is half the width of the 95 % interval"]
-    few = {f"{name} {x.n:,}" for row in section.rows for name, x in row.numbers.items() if x.n < section.n}
-    if few:
-        said.append(f"* on fewer: {', '.join(sorted(map(printable, few), key=natural))}")
-    if any(r.summary and r.summary.bound for r in section.rows):
-        said.append("≤ an upper bound: some column has not decided every image")
-    doubts = sum(len(r.doubts) for r in section.rows)
-    if doubts:
-        said.append(f"{doubts} {'doubt' if doubts == 1 else 'doubts'}: see the page or board.json")
-    return "\n".join(said) + "\n"

@@ -2,8 +2,8 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-const value = (row, column, kind) => {
-  const raw = row.cells[column].dataset.sort;
+const value = (body, column, kind) => {
+  const raw = body.rows[0].cells[column].dataset.sort;
   return raw === "" ? null : kind === "number" ? Number(raw) : raw;
 };
 
@@ -15,13 +15,13 @@ function sort(table, header, column) {
     : header.dataset.kind === "text" || "up" in header.dataset;
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   header.setAttribute("aria-sort", up ? "ascending" : "descending");
-  const body = table.tBodies[0];
-  const keyed = Array.from(body.rows, (row) => [value(row, column, header.dataset.kind), row]);
+  // A line is a body of the table: its first row, and below it those of its seeds.
+  const keyed = Array.from(table.tBodies, (body) => [value(body, column, header.dataset.kind), body]);
   keyed.sort(([a], [b]) => {
     if (a === null || b === null) return (a === null) - (b === null); // what has no number comes last, either way
     return up ? compare(a, b) : compare(b, a);
   });
-  body.append(...keyed.map(([, row]) => row));
+  table.append(...keyed.map(([, body]) => body));
 }
 
 for (const table of document.querySelectorAll("table.board")) {
@@ -39,9 +39,9 @@ const choice = document.querySelector("#which");
 if (choice) {
   choice.hidden = false;
   choice.addEventListener("change", ({ target }) => {
-    for (const row of document.querySelectorAll("tr[data-which]")) {
-      const which = row.dataset.which;
-      row.hidden = target.value !== "all" && (which === "best" || which === "last") && which !== target.value;
+    for (const body of document.querySelectorAll("tbody[data-which]")) {
+      const which = body.dataset.which;
+      body.hidden = target.value !== "all" && (which === "best" || which === "last") && which !== target.value;
     }
   });
 }

@@ -48,19 +48,24 @@ class Writer:
         facts = {"name": name, "attacks": list(attacks), "strict": strict}
         self.ledger.add(ColumnCard.model_validate({"key": digest(facts), **facts}))
 
-    def training(self, label, best, last=None, *, seed=0, threat=None, on=None, seconds=61.0, net_label="cnn", **more):
+    def training(self, label, best, last=None, **facts):
+        self.ledger.add(self.made(label, best, last, **facts))
+
+    def made(
+        self, label, best, last=None, *, seed=0, threat=None, on=None, seconds=61.0, net_label="cnn", history=(),
+        **changes,
+    ):  # fmt: skip
         facts = {
             "defense": f"{label}@1()", "net": self.net, "train": sha("train"), "val": sha("val"),
             "threat": threat or self.threat, "seed": seed,
         }  # fmt: skip
-        self.ledger.add(
-            TrainingRecord.model_validate({
-                **facts, **self.origin(), "key": Training(**facts).key, "label": label, "net_label": net_label,
-                "dataset": on or self.dataset, "parameters": 123_456,
-                "weights": {"best": sha(best), "last": sha(best if last is None else last)},
-                "history": [], "cost": {"forwards": 5, "backwards": 5, "seconds": seconds}, **more,
-            })
-        )  # fmt: skip
+        facts |= {name: value for name, value in changes.items() if name in facts}
+        return TrainingRecord.model_validate({
+            **facts, **self.origin(), "key": Training(**facts).key, "label": label, "net_label": net_label,
+            "dataset": on or self.dataset, "parameters": 123_456,
+            "weights": {"best": sha(best), "last": sha(best if last is None else last)},
+            "history": list(history), "cost": {"forwards": 5, "backwards": 5, "seconds": seconds}, **changes,
+        })  # fmt: skip
 
     def cell(
         self, weights, attack, asked, fell=(), *, seed=0, condition="clean", seconds=1.0, doubts=(), access=None,
@@ -84,6 +89,27 @@ class Writer:
 @pytest.fixture
 def writer(tmp_path):
     return Writer(Ledger(tmp_path / "ledger"))
+
+
+def epochs(n=30, *, drops=(20, 26), classes=0, density=None, note=None):
+    """A history such as a training writes, with a rate that falls to a tenth, and what reweighting methods add."""
+    found = []
+    for e in range(1, n + 1):
+        learnt = 1 - 0.93**e
+        entry = {
+            "epoch": e, "loss": round(2.3 - 1.8 * learnt, 6), "val_clean": 0.1 + 0.88 * learnt,
+            "val_pgd10": 0.1 + 0.65 * learnt - 0.03 * max(0, e - 22) ** 0.5,
+            "lr": 0.1 * 0.1 ** sum(e >= d for d in drops), "seconds": 1.25,
+        }  # fmt: skip
+        if classes:
+            entry["weight_by_class"] = [100 + 4 * e * (k - (classes - 1) / 2) / classes for k in range(classes)]
+            entry["weight_mean"] = 0.4
+        if density is not None:
+            entry["mask_density"] = density
+        if note and e == 7:
+            entry["note"] = note
+        found.append(entry)
+    return found
 
 
 PGD = "pgd@1(keep='last', step=0.25, steps={})"
@@ -110,10 +136,11 @@ def cascade(writer, weights, rng, clean, robust, n=1000, columns=tuple(COLUMNS),
             standing -= fell
 
 
-@pytest.fixture
-def demo(writer):
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
     """A ledger such as a week of work leaves: two nets, several defenses and seeds, corruptions, gaps, doubts."""
     rng = random.Random(0)
+    writer = Writer(Ledger(tmp_path_factory.mktemp("demo") / "ledger"))
     writer.card(10_000)
     for name, attacks in COLUMNS.items():
         writer.column(name, *attacks)
@@ -124,10 +151,15 @@ def demo(writer):
         ("fgsm-rs", 0.97, 0.41),
     ]  # fmt: skip
     for label, clean, robust in defenses:
-        for seed in (0, 1) if label == "part-trades" else (0,):
+        for seed in (0, 1, 2) if label == "part-trades" else (0,):
             best, last = f"{label}/{seed}/best", f"{label}/{seed}/last"
             same = label in {"standard", "fgsm-rs"}
-            writer.training(label, best, best if same else last, seed=seed, seconds=rng.uniform(100, 9000))
+            history = {
+                "at": epochs(), "mart": epochs(classes=10), "standard": epochs(1), "trades(beta=1.0)": epochs(300),
+                "part-trades": epochs(density=0.7 + seed / 50), "fgsm-rs": epochs(note="PGD-10 fell from 41 % to 0 %"),
+            }.get(label, [])  # fmt: skip
+            seconds = rng.uniform(100, 9000)
+            writer.training(label, best, best if same else last, seed=seed, seconds=seconds, history=history)
             doubts = ["the loss was still rising at the last step on 31 % of the images"] if label == "fgsm-rs" else []
             cascade(writer, best, rng, clean, robust, doubts=doubts)
             if label == "at":

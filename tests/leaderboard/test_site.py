@@ -49,7 +49,7 @@ def test_publishing_twice_gives_the_same_bytes_wherever_the_ledger_lies(demo, tm
 def test_the_page_is_valid_and_names_no_other_address_than_the_data(demo, tmp_path):
     page = publish(demo, tmp_path)
     addresses = [e.get(a) for e in tree(page).iter() for a in ("src", "href") if isinstance(e.tag, str) and e.get(a)]
-    assert [a for a in addresses if not a.startswith("data:")] == ["board.json"]
+    assert [a for a in addresses if not a.startswith(("data:", "#"))] == ["board.json"] * 2
     assert "url(" not in page.read_text() and "@import" not in page.read_text()
 
 

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from bench import IntegrityError, wilson
 from leaderboard.arithmetic import _roundest
-from leaderboard.table import table, text
+from leaderboard.table import table
+from leaderboard.terminal import text
 from leaderboard.words import amount, duration, natural, printable, short
 
 A, B, C = "a@1()", "b@1()", "c@1()"
