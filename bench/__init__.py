@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.archives import unpack, workshop
     from bench.bpda import Bpda
     from bench.draws import Draws
     from bench.errors import (
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
         nearest,
     )
     from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
-    from bench.files import write_atomically
+    from bench.fetch import PublishedFile, download
+    from bench.files import locked, write_atomically
     from bench.ledger import Ledger
     from bench.recipe import (
         Alias,
@@ -69,6 +71,7 @@ __all__ = [
     "Part",
     "Precision",
     "Preset",
+    "PublishedFile",
     "RampartError",
     "Recipe",
     "Record",
@@ -86,22 +89,28 @@ __all__ = [
     "corruption",
     "dataset",
     "defense",
+    "download",
     "fit",
+    "locked",
     "nearest",
     "net",
     "per_image_sum",
+    "unpack",
     "wilson",
+    "workshop",
     "write_atomically",
 ]
 
 _HOMES = {
     word: home
     for home, words in {
+        "archives": "unpack workshop",
         "bpda": "Bpda",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
-        "files": "write_atomically",
+        "fetch": "PublishedFile download",
+        "files": "locked write_atomically",
         "ledger": "Ledger",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
