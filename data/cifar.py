@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import Dataset, PublishedFile, IntegrityError, dataset, unpack
+from bench import Dataset, IntegrityError, PublishedFile, dataset, unpack
 from data._parts import hold_out, missing, part, published
 
 if TYPE_CHECKING:

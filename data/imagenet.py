@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import IO, Literal
 
-from bench import Dataset, PublishedFile, IncompleteError, IntegrityError, Part, UsageError, dataset
+from bench import Dataset, IncompleteError, IntegrityError, Part, PublishedFile, UsageError, dataset
 from data._listing import class_folders, images
 from data._parts import nothing, order
 from data._prepared import Crop, Labelled, prepared

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench import Dataset, PublishedFile, IntegrityError, dataset
+from bench import Dataset, IntegrityError, PublishedFile, dataset
 from data._parts import hold_out, missing, part
 
 if TYPE_CHECKING:

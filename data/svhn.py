@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench import Dataset, PublishedFile, IntegrityError, dataset
+from bench import Dataset, IntegrityError, PublishedFile, dataset
 from data._parts import hold_out, missing, part, published
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from bench import Dataset, PublishedFile, IncompleteError, IntegrityError, dataset, unpack
+from bench import Dataset, IncompleteError, IntegrityError, PublishedFile, dataset, unpack
 from data._listing import images
 from data._parts import missing, nothing, order
 from data._prepared import Crop, Labelled, prepared
