@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         nearest,
     )
     from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.extra import extra_images
     from bench.fetch import PublishedFile, download
     from bench.files import locked, write_atomically
     from bench.ledger import Ledger
@@ -90,6 +91,7 @@ __all__ = [
     "dataset",
     "defense",
     "download",
+    "extra_images",
     "fit",
     "locked",
     "nearest",
@@ -109,6 +111,7 @@ _HOMES = {
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "extra": "extra_images",
         "fetch": "PublishedFile download",
         "files": "locked write_atomically",
         "ledger": "Ledger",

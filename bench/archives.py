@@ -62,6 +62,8 @@ def _tar(archive: Path) -> Iterator[Member]:
                 yield member.name, source
             elif not member.isdir():
                 raise IntegrityError(f"{archive} holds {member.name!r}, which is no plain file; nothing of it is used")
+        while tar.fileobj is not None and tar.fileobj.read(1 << 20):  # to its end, where gzip has its checksum
+            pass
 
 
 def _zip(archive: Path) -> Iterator[Member]:

@@ -58,7 +58,8 @@ class Part:
         import numpy as np
 
         found = hashlib.sha256(repr(self.x.shape).encode())
-        found.update(np.ascontiguousarray(self.x).data)
+        for start in range(0, len(self), 4096):  # never all at once: x may be larger than memory
+            found.update(np.ascontiguousarray(self.x[start : start + 4096]).data)
         found.update(np.ascontiguousarray(self.y.astype("<i8")).data)
         return found.hexdigest()
 

@@ -152,7 +152,7 @@ def retrieve(wanted: PublishedFile, folder: Path, report: Report, command: str =
 
 def _by_hand(wanted: PublishedFile, path: Path, command: str) -> str:
     """How a person gets a file."""
-    where = wanted.page or wanted.urls[0]
+    where = wanted.page or next(iter(wanted.urls), "its publisher")
     known = [f"{wanted.size:,} bytes"] * bool(wanted.size) + [wanted.checksum] * bool(wanted.checksum)
     about = f" ({', '.join(known)})" if known else ""
     then = f", then\n    {command} --from-file PATH/{wanted.file}" if command else f", and put it at {path}"
@@ -301,7 +301,8 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 def _open(url: str, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse | None]:
     """The mirror's answer; None where it says that it has no more bytes."""
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers)), timeout=STALL)  # noqa: S310
+        asked = urllib.request.Request(url, headers=dict(headers))  # noqa: S310 - PublishedFile checks schemes
+        answer = urllib.request.build_opener().open(asked, timeout=STALL)  # with the proxies of now
     except urllib.error.HTTPError as error:
         with error:
             if error.code == 416 and "Range" in headers:

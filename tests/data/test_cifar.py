@@ -65,7 +65,7 @@ def test_a_folder_without_cifar_says_what_is_expected_where_and_how_to_get_it(ro
     message = str(caught.value)
     assert caught.value.exit_code == 4
     assert str(folder) in message and "data_batch_3" in message and "data_batch_2" not in message
-    assert f"torchvision.datasets.CIFAR10('{root}', download=True)" in message and "--data" in message
+    assert f"bench fetch cifar10 --data {root}" in message and "--data" in message
 
 
 def test_a_batch_that_is_not_the_published_file_is_refused(root):

@@ -68,7 +68,7 @@ def test_a_folder_without_mnist_says_what_is_expected_where_and_how_to_get_it(tm
     message = str(caught.value)
     assert caught.value.exit_code == 4
     assert str(folder) in message and "train-images-idx3-ubyte" in message and "t10k-labels" not in message
-    assert f"torchvision.datasets.MNIST('{tmp_path}', download=True)" in message and "--data" in message
+    assert f"bench fetch mnist --data {tmp_path}" in message and "--data" in message
 
 
 @pytest.mark.parametrize(
