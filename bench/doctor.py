@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import IncompleteError, IntegrityError, RampartError, UsageError
-from bench.fetch import Report, obtain_all
+from bench.fetch import FOLDER, Report, obtain_all
+from bench.files import locked
 from bench.ledger import Ledger
 from bench.place import cores, pick_device
 from bench.recipe import DatasetLoader
@@ -56,22 +58,39 @@ def fetch_dataset(registry: Registry, text: str, root: Path, given: Sequence[Pat
 
     if given and not loader.downloads:
         raise UsageError(f"{loader.name} has no published files; --from-file is for those")
-    try:
-        if given:
-            raise IncompleteError("use what is given")
-        found = load()
-    except (IncompleteError, IntegrityError):
-        if not given and not any(download.urls for download in loader.downloads):
-            raise
-        command = f"bench fetch {loader.name} --data {root}"
-        obtain_all(loader.name, loader.downloads, root, given, report, command)
-        found = load()
+    if given or not _loads(load, loader, root):
+        with locked(root / FOLDER / loader.name / ".lock"):
+            if given or not _loads(load, loader, root):  # another process may have fetched it meanwhile
+                command = f"bench fetch {loader.name} --data {shlex.quote(str(root))}"
+                obtain_all(loader.name, loader.downloads, root, given, report, command)
+    found = load()
     parts = {"train": found.train, "val": found.val, "test": found.test}
     return {
         "name": found.name, "classes": len(found.classes), "channels": found.shape.channels, "size": found.shape.size,
         "images": {name: len(part) for name, part in parts.items()},
         "hashes": {name: part.hash for name, part in parts.items()},
     }  # fmt: skip
+
+
+def _loads(load: Callable[[], Dataset], loader: DatasetLoader, root: Path) -> bool:
+    """Whether a data set loads; an error where a download would not help."""
+    try:
+        load()
+    except IntegrityError:
+        if not any(download.urls for download in loader.downloads):
+            raise
+    except IncompleteError:
+        if not any(download.urls for download in loader.downloads) or not _absent(loader, root):
+            raise
+    else:
+        return True
+    return False
+
+
+def _absent(loader: DatasetLoader, root: Path) -> list[str]:
+    """What of a data set's files is not there."""
+    places = dict.fromkeys(place for download in loader.downloads for place in download.places)
+    return [p for p in places if not ((root / p).exists() or (root / p.removesuffix(".gz")).exists())]
 
 
 def examine(
@@ -201,15 +220,14 @@ def _datasets(registry: Sequence[Registry], root: Path) -> Iterator[Finding]:
     """Which data sets are there; what is inside them is checked where they are loaded."""
     loaders = [thing for found in registry for thing in found.all("dataset")]
     for loader in (thing for thing in loaders if isinstance(thing, DatasetLoader) and thing.downloads):
-        places = list(dict.fromkeys(place for download in loader.downloads for place in download.places))
-        absent = [
-            place for place in places if not any((root / name).exists() for name in (place, place.removesuffix(".gz")))
-        ]
+        absent = _absent(loader, root)
+        places = {place for download in loader.downloads for place in download.places}
         if not absent:
             yield Finding(f"data set {loader.name}", "fine", "there")
         else:
             said = "not there" if len(absent) == len(places) else f"partly there: lacks {', '.join(absent)}"
-            yield Finding(f"data set {loader.name}", "note", said, f"bench fetch {loader.name} --data {root}")
+            mend = f"bench fetch {loader.name} --data {shlex.quote(str(root))}"
+            yield Finding(f"data set {loader.name}", "note", said, mend)
 
 
 def _dataset(registry: Sequence[Registry], root: Path, text: str) -> Iterator[Finding]:

@@ -94,19 +94,18 @@ def obtain_all(
     """Put each file of that data set in its place below the data folder: from what is given, or by wanted.
 
     command: what a person writes who has the files already, for the message.  Of files that nobody gives without an
-    account only those that are given are taken.
+    account only those that are given are taken.  Whoever calls holds a lock.
     """
     downloads, folder = tuple(downloads), root / FOLDER / name
     by_hand = _match(tuple(given), downloads)
-    with locked(folder / ".lock"):
-        for wanted in downloads:
-            path = by_hand.get(wanted.file)
-            if path is None:
-                if _is_in_place(wanted, root) or (by_hand and not wanted.urls):
-                    continue
-                path = retrieve(wanted, folder, report, command)
-            report(f"putting {wanted.file} in its place")
-            _put(wanted, path, root, folder, keep=wanted.file in by_hand)
+    for wanted in downloads:
+        path = by_hand.get(wanted.file)
+        if path is None:
+            if _is_in_place(wanted, root) or (by_hand and not wanted.urls):
+                continue
+            path = retrieve(wanted, folder, report, command)
+        report(f"putting {wanted.file} in its place")
+        _put(wanted, path, root, folder, keep=wanted.file in by_hand)
 
 
 def download(

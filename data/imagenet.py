@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shlex
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
@@ -218,7 +219,8 @@ def _part_folder(root: Path, name: str) -> Path:
     raise IncompleteError(
         f"imagenet is not in {folder}: expected 1,000 class folders there, n01440764/ and so on; link yours "
         f"there, or unpack the official files, which need an account at {PAGE}:\n"
-        f"    bench fetch imagenet --from-file {DEVKIT.file} --from-file ILSVRC2012_img_{name}.tar --data {root}"
+        f"    bench fetch imagenet --data {shlex.quote(str(root))} "
+        f"--from-file {DEVKIT.file} --from-file ILSVRC2012_img_{name}.tar"
     )
 
 
