@@ -333,7 +333,7 @@ def _reach(url: str) -> None:
     def look() -> None:
         try:
             port = address.port or (443 if address.scheme == "https" else 80)
-            socket.create_connection((host, port), timeout=CONNECT).close()
+            socket.create_connection((host, port), timeout=CONNECT / 2).close()  # IPv6, then IPv4
             failed.clear()
         except OSError as error:
             failed[0] = _reason(error)

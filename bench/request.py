@@ -117,8 +117,8 @@ def resolve(request: Request, place: Place) -> Exam:
     if request.n < 0 or request.n > len(dataset.test):
         raise UsageError(f"-n {request.n}: {dataset.name} has {len(dataset.test)} test images")
     if not len(dataset.train) and any(getattr(d.plugin, "trains", True) for d, _ in defenses):
-        with_images = " or name it with train=True" if "train" in recipe.settings else ""
-        raise UsageError(f"{recipe} has no training images: only examine weights that are there{with_images}")
+        with_images = ", or name it with train=True" if "train" in recipe.settings else ""
+        raise UsageError(f"{recipe} has no training images: examine weights that are there already{with_images}")
     lessons = dict.fromkeys(
         Lesson(
             Training(d.key, net.key, dataset.train.hash, dataset.val.hash, str(threat), seed),
