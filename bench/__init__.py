@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bench.archives import unpack, workshop
     from bench.bpda import Bpda
     from bench.course import Course
     from bench.draws import Draws
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
         nearest,
     )
     from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.extra import extra_images
     from bench.feed import Batch
-    from bench.files import write_atomically
+    from bench.fetch import PublishedFile, download
+    from bench.files import locked, write_atomically
     from bench.fitting import fit
     from bench.ledger import Ledger
     from bench.recipe import (
@@ -73,6 +76,7 @@ __all__ = [
     "Part",
     "Precision",
     "Preset",
+    "PublishedFile",
     "RampartError",
     "Recipe",
     "Record",
@@ -90,25 +94,33 @@ __all__ = [
     "corruption",
     "dataset",
     "defense",
+    "download",
+    "extra_images",
     "fit",
     "frozen",
+    "locked",
     "nearest",
     "net",
     "per_image_sum",
+    "unpack",
     "wilson",
+    "workshop",
     "write_atomically",
 ]
 
 _HOMES = {
     word: home
     for home, words in {
+        "archives": "unpack workshop",
         "bpda": "Bpda",
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "extra": "extra_images",
         "feed": "Batch",
-        "files": "write_atomically",
+        "fetch": "PublishedFile download",
+        "files": "locked write_atomically",
         "fitting": "fit",
         "ledger": "Ledger",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"

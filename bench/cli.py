@@ -275,6 +275,67 @@ def publish(ledger: str, site: str, as_json: bool) -> None:
     _say(f"The board: {page.resolve().as_uri()}")
 
 
+@cli.command(cls=Command)
+@click.argument("name")
+@click.option(
+    "--from-file",
+    "given",
+    multiple=True,
+    type=Files(),
+    metavar="PATH",
+    help="a published file that you have, or a folder with such files; may be given several times",
+)
+@_data
+@_plugin
+@_json
+def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...], as_json: bool) -> None:
+    """A data set, by checked download: from several mirrors, and on from where it broke off.
+
+    Without a network: get its files elsewhere, and name them by --from-file.
+    """
+    from bench.doctor import fetch_dataset
+    from bench.registry import plugins
+    from bench.report import reporter
+
+    with _prints_aside(), reporter() as report:
+        found = fetch_dataset(plugins(plugin), name, Path(data), [Path(path) for path in given], report.line)
+    if as_json:
+        _print_json({"schema": "rampart/fetch-1", **found})
+    parts = ", ".join(f"{count:,} {part}" for part, count in found["images"].items())
+    channels, size = found["channels"], found["size"]
+    _say(f"{found['name']} is whole: {parts} images of {channels}x{size}x{size} in {found['classes']} classes.")
+
+
+@cli.command(cls=Command)
+@_option("--dataset", default="", help="load this data set too")
+@_option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
+@_ledger
+@_store
+@_data
+@_plugin
+@_json
+def doctor(as_json: bool, **options: Any) -> None:
+    """What is wrong with this machine's set-up, and the mend.
+
+    The exit code is 4 when something that is needed, or that an option names, is missing or wrong.
+    """
+    from dataclasses import asdict
+
+    from bench.doctor import examine
+    from bench.report import findings_table
+
+    with _prints_aside():
+        findings = examine(
+            Path(options["ledger"]), Path(options["store"]), Path(options["data"]), options["plugin"],
+            options["dataset"], options["device"],
+        )  # fmt: skip
+    if as_json:
+        _print_json({"schema": "rampart/doctor-1", "findings": [asdict(f) for f in findings]})
+    findings_table(findings)
+    if any(f.state == "wrong" for f in findings):
+        sys.exit(4)
+
+
 def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     """The exam and the place that the options name."""
     from bench.place import Place, pick_batch, pick_device

@@ -31,10 +31,11 @@ def digest(value: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some images and their labels: x uint8 (N, C, H, W), y int64 (N,)."""
+    """Some images and their labels: x uint8 (N, C, H, W), y int64 (N,).  x may be a file mapped into memory."""
 
     x: NDArray[np.uint8]
     y: NDArray[np.int64]
+    known: str = ""  # its hash, where that was found before: a mapped file takes minutes to read
 
     def __post_init__(self) -> None:
         if self.x.dtype.name != "uint8" or self.x.ndim != 4:
@@ -52,10 +53,13 @@ class Part:
     @cached_property
     def hash(self) -> str:
         """The identity of the arrays: sha256 over shape, pixels and labels."""
+        if self.known:
+            return self.known
         import numpy as np
 
         found = hashlib.sha256(repr(self.x.shape).encode())
-        found.update(np.ascontiguousarray(self.x).data)
+        for start in range(0, len(self), 4096):  # never all at once: x may be larger than memory
+            found.update(np.ascontiguousarray(self.x[start : start + 4096]).data)
         found.update(np.ascontiguousarray(self.y.astype("<i8")).data)
         return found.hexdigest()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,10 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.draws import Draws
-from bench.errors import UsageError
 
 if TYPE_CHECKING:
-    from bench.exam import Part, Shape
+    from bench.exam import Part
 
 
 @dataclass(frozen=True)
@@ -74,25 +71,6 @@ class Feed:
             return own
         drawn = Draws(self._seed, torch.full_like(own[:1], place), "train/extra", step=epoch)
         return torch.cat([own, self._own + drawn.integers(len(self._x) - self._own, more)[0]])
-
-
-def extra_images(path: Path, shape: Shape) -> Part:
-    """Generated images of an .npz as Wang et al. (2023) publish them: `image` uint8 NHWC and `label`."""
-    import numpy as np
-
-    from bench.exam import Part
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            image, label = file["image"], file["label"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"extra={str(path)!r} cannot be read: {error}; expected an .npz of image and label") from None
-    if image.dtype != np.uint8 or image.shape[1:] != (shape.size, shape.size, shape.channels):
-        wanted = f"uint8 (N, {shape.size}, {shape.size}, {shape.channels})"
-        raise UsageError(f"extra={str(path)!r}: image is {image.dtype} {image.shape}; expected {wanted}")
-    if label.shape != image.shape[:1] or not len(label) or label.min() < 0 or label.max() >= shape.classes:
-        raise UsageError(f"extra={str(path)!r}: label must be {len(image)} numbers from 0 to {shape.classes - 1}")
-    return Part(np.ascontiguousarray(image.transpose(0, 3, 1, 2)), label.astype(np.int64))
 
 
 def augmented(x: Tensor, draws: Draws, how: str) -> Tensor:

@@ -56,7 +56,7 @@ class Place:
 
     def dataset(self, recipe: Recipe) -> Dataset:
         """The images of a data set."""
-        return _dataset(self, recipe.name, tuple(sorted(recipe.settings.items())))
+        return _dataset(self, recipe.written)
 
     def subject(self, net: str, weights: str, shape: Shape, precision: Precision = "exact") -> Subject:
         """A net with weights from the store, frozen on the device."""
@@ -92,10 +92,10 @@ def _registry(files: tuple[str, ...]) -> Registry:
 
 
 @lru_cache(maxsize=2)
-def _dataset(place: Place, name: str, settings: tuple[tuple[str, object], ...]) -> Dataset:
-    loader = place.registry.parse("dataset", name if name != "npz" else f"npz:{dict(settings)['file']}").plugin
-    assert isinstance(loader, DatasetLoader)
-    return loader(place.data_root, **dict(settings))  # type: ignore[arg-type]
+def _dataset(place: Place, written: str) -> Dataset:
+    recipe = place.registry.parse("dataset", written)
+    assert isinstance(recipe.plugin, DatasetLoader)
+    return recipe.plugin(place.data_root, **recipe.settings)
 
 
 @lru_cache(maxsize=4)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from bench.draws import Draws
     from bench.exam import Dataset
+    from bench.fetch import PublishedFile
     from bench.threat import Norm, ThreatModel
     from bench.training import TrainJob
     from bench.victim import Model
@@ -222,6 +223,7 @@ class DatasetLoader(Plugin):
 
     net: str = ""  # the net that is trained on it by default
     threat: str = ""  # the default threat
+    downloads: tuple[PublishedFile, ...] = ()  # its published files
 
     def __call__(self, root: Path, **settings: Value) -> Dataset:
         """Load it."""
@@ -384,14 +386,21 @@ def corruption(*, paper: str = "", version: int = 1) -> Callable[[Callable[..., 
 
 
 def dataset(
-    *, net: str = "cnn", threat: str, paper: str = "", version: int = 1, name: str = ""
+    *,
+    net: str = "cnn",
+    threat: str,
+    downloads: tuple[PublishedFile, ...] = (),
+    paper: str = "",
+    version: int = 1,
+    name: str = "",
 ) -> Callable[[Callable[..., Dataset]], DatasetLoader]:
-    """Make a function a loader of a data set."""
+    """Make a function a loader of a data set; `downloads` are its published files, for bench fetch."""
 
     def wrap(function: Callable[..., Dataset]) -> DatasetLoader:
         return DatasetLoader(
-            name=_name(function, name), function=function, version=version, paper=paper, net=net, threat=threat
-        )
+            name=_name(function, name), function=function, version=version, paper=paper, net=net, threat=threat,
+            downloads=downloads,
+        )  # fmt: skip
 
     return wrap
 

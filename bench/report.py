@@ -20,6 +20,7 @@ from bench.recipe import Alias, Attack, Plugin, Preset
 if TYPE_CHECKING:
     from rich.status import Status
 
+    from bench.doctor import Finding
     from bench.plan import Line
     from bench.registry import Registry
 
@@ -83,6 +84,16 @@ def plan_table(lines: Sequence[Line]) -> None:
         "times are for one worker.",
         style="dim",
     )
+
+
+def findings_table(findings: Sequence[Finding]) -> None:
+    """Print what the doctor found; the mend stands below what is wrong or missing."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    signs = {"fine": "[green]fine", "note": "[yellow]note", "wrong": "[red]wrong"}
+    for found in findings:
+        mend = f"\n{found.mend}" if found.mend else ""
+        table.add_row(signs[found.state], found.what, f"{found.said}{mend}".replace("[", r"\["))
+    print_rich(table)
 
 
 def duration(seconds: float) -> str:

@@ -118,6 +118,9 @@ def resolve(request: Request, place: Place) -> Exam:
         raise UsageError(f"there is nothing to do: {'no --defense' if not defenses else 'no column'} is named")
     if request.n < 0 or request.n > len(dataset.test):
         raise UsageError(f"-n {request.n}: {dataset.name} has {len(dataset.test)} test images")
+    if not len(dataset.train) and any(getattr(d.plugin, "trains", True) for d, _ in defenses):
+        with_images = ", or name it with train=True" if "train" in recipe.settings else ""
+        raise UsageError(f"{recipe} has no training images: examine weights that are there already{with_images}")
     lessons = dict.fromkeys(
         Lesson(
             Training(d.key, net.key, dataset.train.hash, dataset.val.hash, trained_for, seed),

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from bench.draws import Draws
 from bench.errors import UsageError
-from bench.feed import Feed, extra_images
+from bench.extra import extra_images
+from bench.feed import Feed
 
 if TYPE_CHECKING:
     from bench.course import Course

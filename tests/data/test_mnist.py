@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bench import IncompleteError, IntegrityError
-from data.mnist import FILES, mnist, read_idx
+from data.mnist import FASHION, FILES, MNIST, fashion_mnist, mnist, read_idx
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "mnist"
 
@@ -68,7 +68,7 @@ def test_a_folder_without_mnist_says_what_is_expected_where_and_how_to_get_it(tm
     message = str(caught.value)
     assert caught.value.exit_code == 4
     assert str(folder) in message and "train-images-idx3-ubyte" in message and "t10k-labels" not in message
-    assert f"torchvision.datasets.MNIST('{tmp_path}', download=True)" in message and "--data" in message
+    assert f"bench fetch mnist --data {tmp_path}" in message and "--data" in message
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,25 @@ def test_a_truncated_gzip_file_is_named(tmp_path):
     (tmp_path / "labels.gz").write_bytes(gzip.compress(idx((6,)))[:-5])
     with pytest.raises(IntegrityError, match=r"labels\.gz is not a whole gzip file"):
         read_idx(tmp_path / "labels.gz", (6,))
+
+
+def test_fashion_mnist_lies_beside_mnist(root, tmp_path):
+    """The same four files in a folder of their own, with the names of clothes; its absence is named as its own."""
+    (tmp_path / "FashionMNIST").symlink_to(root / "MNIST")
+    loaded = fashion_mnist(tmp_path)
+    assert (loaded.name, loaded.classes[0], loaded.classes[9]) == ("fashion-mnist", "T-shirt/top", "Ankle boot")
+    assert loaded.test.hash == mnist(root).test.hash
+    with pytest.raises(IncompleteError, match="bench fetch fashion-mnist --data"):
+        fashion_mnist(root)
+
+
+def test_the_files_are_those_that_torchvision_downloads():
+    """Names, md5s, mirrors and clothes are torchvision's own."""
+    datasets = pytest.importorskip("torchvision.datasets")
+    for ours, theirs in ((MNIST, datasets.MNIST), (FASHION, datasets.FashionMNIST)):
+        assert [(d.file, d.checksum) for d in ours] == [(name, f"md5:{md5}") for name, md5 in theirs.resources]
+        assert {mirror + d.file for mirror in theirs.mirrors for d in ours} <= {url for d in ours for url in d.urls}
+    assert fashion_mnist.function.__globals__["CLOTHES"] == tuple(datasets.FashionMNIST.classes)
 
 
 @pytest.mark.shared
