@@ -31,6 +31,7 @@ def _cost(steps: int, restarts: int, all_classes: int = 10, **_: object) -> tupl
     paper="arXiv:1907.02044",
     version=1,
     cost=_cost,
+    zero=("alpha_max",),
     coarse=False,
 )
 def fab(
@@ -72,6 +73,7 @@ def _cost_t(steps: int, restarts: int, targets: int, all_classes: int = 10, **_:
     paper="arXiv:1907.02044",
     version=1,
     cost=_cost_t,
+    zero=("alpha_max",),
     coarse=False,
 )
 def fab_t(
@@ -111,6 +113,7 @@ def _cost_min(steps: int, targets: int, all_classes: int = 10, **_: object) -> t
     paper="arXiv:1907.02044",
     version=1,
     cost=_cost_min,
+    zero=("alpha_max",),
 )
 def fab_min(
     model: Model,
