@@ -55,7 +55,9 @@ def apgd_ce(
     return apgd(averaged(model, eot), x, y, threat, draws, cross_entropy, steps=steps, restarts=restarts)
 
 
-@attack(norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost)
+@attack(
+    norms=("linf", "l2", "l1"), access="gradients", paper="arXiv:2003.01690", version=1, cost=_cost, least_classes=3
+)
 def apgd_dlr(
     model: Model,
     x: Tensor,
@@ -70,7 +72,7 @@ def apgd_dlr(
     """Auto-PGD on the difference-of-logits ratio, which does not see the scale of the logits.
 
     arXiv:2003.01690.  Access, norms, ANY, settings and cost as `apgd-ce`.  From 3 classes on: the ratio's divisor is
-    the gap between the first and the third logit, so with 2 classes it is an error.
+    the gap between the first and the third logit.
     """
     return apgd(averaged(model, eot), x, y, threat, draws, dlr, steps=steps, restarts=restarts)
 

@@ -23,6 +23,7 @@ def _cost(steps: int, classes: int, all_classes: int = 10, **_: object) -> tuple
     paper="arXiv:1511.04599",
     version=1,
     cost=_cost,
+    zero=("overshoot",),
 )
 def deepfool(
     model: Model,

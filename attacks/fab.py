@@ -31,6 +31,7 @@ def _cost(steps: int, restarts: int, all_classes: int = 10, **_: object) -> tupl
     paper="arXiv:1907.02044",
     version=1,
     cost=_cost,
+    zero=("alpha_max",),
     coarse=False,
 )
 def fab(
@@ -72,6 +73,7 @@ def _cost_t(steps: int, restarts: int, targets: int, all_classes: int = 10, **_:
     paper="arXiv:1907.02044",
     version=1,
     cost=_cost_t,
+    zero=("alpha_max",),
     coarse=False,
 )
 def fab_t(
@@ -111,6 +113,7 @@ def _cost_min(steps: int, targets: int, all_classes: int = 10, **_: object) -> t
     paper="arXiv:1907.02044",
     version=1,
     cost=_cost_min,
+    zero=("alpha_max",),
 )
 def fab_min(
     model: Model,
@@ -221,7 +224,7 @@ def _search(
     best, size = walk.x.clone(), torch.full((len(walk.x),), torch.inf, dtype=torch.double, device=walk.x.device)
     for _ in range(settings.steps):
         value, normal = plane(walk.model, walk.now, walk.labels)
-        ahead = _ahead(walk, threat, value, normal.nan_to_num(), settings)
+        ahead = _ahead(walk, threat, value, normal.nan_to_num_(), settings)
         truth = walk.labels if walk.labels.ndim == 1 else walk.labels[:, 0]
         crossed = misread(walk.model(ahead), truth)
         walk.now = ahead
@@ -243,8 +246,9 @@ def _search(
 def _ahead(walk: _Walk, threat: ThreatModel, value: Tensor, normal: Tensor, settings: _Settings) -> Tensor:
     """The next iterate: near the plane's nearest points to the iterate and to the image."""
     value_at_x = value + per_image_sum((walk.x - walk.now).mul_(normal))
-    here = onto_plane(threat.norm, normal, value, walk.now)
-    from_x = onto_plane(threat.norm, normal, value_at_x, walk.x)
+    slopes = _slopes(normal)
+    here = _onto(threat.norm, slopes, value, walk.now)
+    from_x = _onto(threat.norm, slopes, value_at_x, walk.x)
     far, far_x = (threat.size(move).clamp_min(1e-8) for move in (here, from_x))
     share = _column((far / (far + far_x)).clamp_max(settings.alpha_max))
     here.mul_(settings.eta).add_(walk.now).mul_(1 - share)
@@ -314,11 +318,24 @@ def onto_plane(norm: str, normal: Tensor, value: Tensor, points: Tensor) -> Tens
 
     Where the box does not reach that far, every pixel goes as far towards it as it can.
     """
+    return _onto(norm, _slopes(normal), value, points)
+
+
+def _slopes(normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A gradient's absolute values with the largest brought to 1, its signs, and what it was divided by (n,)."""
     normal = normal.flatten(1)
-    steep, way = normal.abs(), normal.sign().mul_(-value.sign()[:, None])
-    room = way.clamp_min(0).sub_(points.flatten(1)).abs_()  # to 1 where it goes up, to 0 elsewhere
+    steep = normal.abs()
     scale = _or_one(steep.amax(1))  # gradients of any size are then far from under- and overflow
-    steep, goal = steep.div_(scale[:, None]), value.abs() / scale
+    steep.div_(scale[:, None])
+    return steep, normal.sign().mul_(steep.sign()), scale  # what is nothing beside the largest has no sign
+
+
+def _onto(norm: str, slopes: tuple[Tensor, Tensor, Tensor], value: Tensor, points: Tensor) -> Tensor:
+    """`onto_plane` for a gradient whose slopes are known."""
+    steep, sign, scale = slopes
+    way = sign * -value.sign()[:, None]
+    room = way.clamp_min(0).sub_(points.flatten(1)).abs_()  # to 1 where it goes up, to 0 elsewhere
+    goal = value.abs() / scale
     sizes = _fill(steep, room, goal) if norm == "l1" else _saturate(norm, steep, room, goal)
     return sizes.mul_(way).view(points.shape)
 
@@ -326,12 +343,14 @@ def onto_plane(norm: str, normal: Tensor, value: Tensor, points: Tensor) -> Tens
 def _saturate(norm: str, steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:
     """min(t * pace, room) for the least t with which sum(steep * min(t * pace, room)) reaches the goal (n,): (n, d).
 
-    In Linf the pace is 1, but 0 where `steep` is, and in L2 it is `steep`.
+    In Linf the pace is 1 (where `steep` is 0 what comes out means nothing), and in L2 it is `steep`.
     The sum grows in t by linear pieces, ever more slowly, so Newton's steps from 0 never pass the root and end on its
     piece; an image whose t grows no more stays as it is, however long the others take.
     """
     rows, steeps, rooms, goals = torch.arange(len(goal), device=goal.device), steep, room, goal  # that may still grow
-    t, linf = torch.zeros_like(goal), norm == "linf"
+    linf = norm == "linf"
+    free = room.sign().mul_(steep)  # at t = 0 all move that have room
+    t = (goal / per_image_sum(free if linf else free.mul_(steep)).clamp_min(1e-30)).clamp_max(1e30)
     while True:
         now = t[rows, None]
         # The slopes of the values that may still move, and 0 of those that are held.
@@ -341,7 +360,7 @@ def _saturate(norm: str, steep: Tensor, room: Tensor, goal: Tensor) -> Tensor:
         ahead = (missing / slope.clamp_min(1e-30)).clamp_max(1e30)
         grows = ahead > now[:, 0]
         if not grows.any():
-            return (t[:, None] * (steep.sign() if linf else steep)).minimum(room)
+            return room.minimum(t[:, None] if linf else t[:, None] * steep)
         t[rows[grows]] = ahead[grows]
         if 2 * grows.sum() < len(rows):
             rows, steeps, rooms, goals = rows[grows], steeps[grows], rooms[grows], goals[grows]

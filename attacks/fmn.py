@@ -10,7 +10,6 @@ from torch import Tensor
 
 from attacks.fab import dual_size
 from attacks.losses import margin, misread
-from attacks.pgd import steepest
 from bench import Draws, Model, ThreatModel, attack, per_image_sum
 
 L2 = ThreatModel("l2", Fraction(1))  # every norm steps along the gradient over its L2 norm
@@ -69,7 +68,9 @@ def fmn(
             box = box[stands]
             if not len(x):
                 break
-        size = threat.size(now.double() - x.double())
+        if not turn:
+            start = x.double()
+        size = threat.size(now.double().sub_(start))
         closer = fell & (size <= best)
         found[rows[closer]] = now[closer]
         best = size.where(closer, best)
@@ -77,7 +78,7 @@ def fmn(
         radius = _adapted(threat, radius, fell, best, size, value, grad, LAST_GAMMA + (gamma - LAST_GAMMA) * share)
         radius = radius.minimum(box)
         step = alpha * (LAST_ALPHA + (1 - LAST_ALPHA) * share)
-        ahead = now + step * steepest(L2, grad)
+        ahead = L2.uphill(grad).mul_(step).add_(now)
         now = _project_l2(ahead, x, radius) if threat.norm == "l2" else threat.project(ahead, x, radius)
     return found
 

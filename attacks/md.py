@@ -22,6 +22,11 @@ def _cost(steps: int, restarts: int, searches: int = 2) -> tuple[int, int]:
     return turns * steps + turns - 1, turns * steps
 
 
+def _check(steps: int, change: int, **_: object) -> None:
+    if change >= steps:
+        raise UsageError(f"the loss changes at step {change}, which must lie below the {steps} steps: change=…")
+
+
 def _cost_of_targets(
     steps: int, restarts: int, true_class: bool, all_classes: int = 10, **_: object
 ) -> tuple[int, int]:
@@ -37,6 +42,8 @@ def _cost_of_targets(
     paper="arXiv:2006.13726",
     version=1,
     cost=lambda steps, restarts, **_: _cost(steps, restarts),
+    zero=("change",),
+    check=_check,
 )
 def md(
     model: Model,
@@ -61,7 +68,6 @@ def md(
     The authors' code does not clip the start, and counts a misread start outside [0, 1]; here robust accuracy may be
     a little higher for that.
     """
-    _check("md", steps, change)
     if not threat.eps:
         return x
 
@@ -78,6 +84,8 @@ def md(
     paper="arXiv:2006.13726",
     version=1,
     cost=_cost_of_targets,
+    zero=("change",),
+    check=_check,
 )
 def mdmt(
     model: Model,
@@ -103,7 +111,6 @@ def mdmt(
     Cost at ten classes: 1 + 20 restarts * (steps + 1) - 1 forwards, 20 restarts * steps backwards; a target less is
     2 restarts less.
     """
-    _check("mdmt", steps, change)
     if not threat.eps:
         return x
 
@@ -180,8 +187,3 @@ def _best_other(logits: Tensor, y: Tensor) -> Tensor:
 def _target(logits: Tensor, pair: Tensor) -> Tensor:
     """z_t: (N,)."""
     return logits.gather(1, pair[:, 1:])[:, 0]
-
-
-def _check(name: str, steps: int, change: int) -> None:
-    if not 0 <= change < steps:
-        raise UsageError(f"{name} changes its loss at step {change}, which must lie below its {steps} steps")

@@ -18,6 +18,7 @@ from bench import Draws, Model, ThreatModel, attack, per_image_sum
     paper="arXiv:1710.06081",
     version=1,
     cost=lambda steps, **_: (steps, steps),
+    zero=("decay",),
 )
 def mim(
     model: Model,

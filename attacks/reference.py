@@ -53,6 +53,7 @@ def reference_apgd_ce(
     paper=PAPER,
     version=1,
     cost=lambda steps, targets: (2 + targets * (steps + 2), targets * (steps + 1)),
+    least_classes=4,
 )
 def reference_apgd_t(
     model: Model, x: Tensor, y: Tensor, threat: ThreatModel, draws: Draws, *, steps: int = 100, targets: int = 9

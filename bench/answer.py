@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ import torch
 from bench.doubts import doubts_of
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import Cell, Condition, Shape
+from bench.files import range_locked
 from bench.origin import about, source_hash
 from bench.place import THREADS
 from bench.recipe import Access, Attack, Recipe
@@ -25,17 +27,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """Some images of a cell; plain values, so that it travels to other processes."""
+    """Some images of a cell, in order; plain values, so that it travels to other processes."""
 
     cell: Cell
     asked: tuple[int, ...]
     dataset: str  # recipe
     shape: Shape
     also: tuple[Cell, ...] = ()  # cells of the same kin: one run of the attack answers them too
+    patient: bool = False  # waits for another process that is answering some of it
 
     def do(self, place: Place) -> list[Document]:
-        """Answer it here: a record for each cell."""
-        return list(answer(place, self))
+        """Answer it here: a record for each cell, about the images that nobody asked since the question was put.
+
+        None where another process is answering some of it; with `patient` that one's end, good or bad, comes first.
+        """
+        cells = sorted({self.cell, *self.also}, key=lambda cell: cell.key)  # one order, so that no two wait in a ring
+        with ExitStack() as held:
+            for cell in cells:
+                lock = range_locked(
+                    place.store.root / "locks" / cell.key, self.asked[0], self.asked[-1], wait=self.patient
+                )
+                if not held.enter_context(lock):
+                    return []
+            known = {i for cell in cells for record in place.ledger.of(cell.key, Record) for i in record.asked}
+            asked = tuple(i for i in self.asked if i not in known)
+            return list(answer(place, replace(self, asked=asked))) if asked else []
 
 
 def answer(place: Place, question: Question) -> list[Record]:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from bench.victim import small
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 NEAR = 0.05  # of the largest logit: how far a copy's logits may lie from the model's
 
@@ -17,29 +19,34 @@ NEAR = 0.05  # of the largest logit: how far a copy's logits may lie from the mo
 class Hastened(nn.Module):
     """A module in another number format and memory layout; images and logits stay float32."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+    def __init__(
+        self, module: nn.Module, dtype: torch.dtype, layout: torch.memory_format = torch.channels_last
+    ) -> None:
         super().__init__()
-        self.module, self.dtype = module.to(dtype), dtype
+        self.module, self.dtype, self.layout = module.to(dtype), dtype, layout
         for values in self.module.parameters():
             if values.ndim == 4:
-                values.data = values.data.contiguous(memory_format=torch.channels_last)
+                values.data = values.data.contiguous(memory_format=layout)
 
     def forward(self, x: Tensor) -> Any:
         """What the module says, nearly."""
-        logits = self.module(x.to(self.dtype).contiguous(memory_format=torch.channels_last))
+        logits = self.module(x.to(self.dtype).contiguous(memory_format=self.layout))
         return logits.float() if isinstance(logits, Tensor) else logits
 
 
 def hasten(module: nn.Module, x: Tensor) -> nn.Module:
     """A copy of a frozen module, faster on the device of the images x (N, C, H, W), which it is tried on; or itself.
 
-    Batch normalisation is folded into the convolution before it, memory is laid out channels last, and numbers are
-    bfloat16 where the device computes in it.  A copy that says something else on x is not used.
+    Batch normalisation is folded into the convolution before it, memory is laid out channels last but for small nets
+    on a CPU, which it only slows, and numbers are bfloat16 where the device computes in it.  A copy that says something
+    else on x is not used.
     """
+    plain = x.device.type == "cpu" and small(module)
+    layout = torch.contiguous_format if plain else torch.channels_last
     for dtype in dict.fromkeys([_quick(x.device), torch.float32]):
         for simplify in (fold, copy.deepcopy):
             try:
-                fast = Hastened(simplify(module), dtype).eval().requires_grad_(False)
+                fast = Hastened(simplify(module), dtype, layout).eval().requires_grad_(False)
                 if _agree(fast, module, x):
                     return fast
             except Exception:  # noqa: BLE001, S112  whatever it is, the module can be asked as it is

@@ -57,3 +57,26 @@ def locked(path: Path) -> Iterator[None]:
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def range_locked(path: Path, first: int, last: int, *, wait: bool) -> Iterator[bool]:
+    """Hold the whole numbers first to last of a file as one's own: other processes may hold other ones meanwhile.
+
+    Gives whether they are held: without `wait` they are not, where another process has some of them.  The lock ends
+    with the process, however that ends.  It is the process's: it says nothing within one.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise IncompleteError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), last - first + 1, first)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise IncompleteError(f"cannot lock {path}: {error.strerror}") from error
+            yield False
+        else:
+            yield True

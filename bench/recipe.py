@@ -149,6 +149,30 @@ class Attack(Plugin, Generic[P]):
     together: tuple[str, Together] | None = None  # a setting, and a function that answers several of its values at once
     surrogates: tuple[str, ...] = ()  # settings that name the weights of models, which the function is given
     coarse: bool = True  # whether it may search in lower precision: it does not measure how far the boundary is
+    zero: tuple[str, ...] = ()  # settings that may be 0 although their defaults are not
+    check: Callable[..., None] | None = None  # raises UsageError for settings that do not go together
+    least_classes: int = 2  # of a data set that it can attack
+
+    def recipe(self, **settings: Value) -> Recipe:
+        """As every plugin's; and settings with which it could do nothing are an error."""
+        found = super().recipe(**settings)
+        if self.check is not None:
+            try:
+                self.check(**found.settings)
+            except UsageError as error:
+                raise UsageError(f"{self.name}: {error}") from None
+        return found
+
+    def _fit(self, name: str, value: Value, default: object) -> Value:
+        """As every plugin's; where the default is no negative number, none is taken, nor 0 where it is positive."""
+        fitted = super()._fit(name, value, default)
+        if type(default) not in (int, float) or not isinstance(fitted, int | float) or default < 0:  # type: ignore[operator]
+            return fitted
+        may_be_zero = name in self.zero or not default
+        if fitted < 0 or (not fitted and not may_be_zero):
+            expected = "0 or more" if may_be_zero else "1 or more" if type(default) is int else "more than 0"
+            raise UsageError(f"{self.name}({name}={value!r}): expected {expected}")
+        return fitted
 
     def kin(self, settings: Mapping[str, Value]) -> str:
         """Recipes of equal kin are answered by one run; empty where that is none of this attack's."""
@@ -316,6 +340,9 @@ def attack(
     together: tuple[str, Together] | None = None,
     surrogates: tuple[str, ...] = (),
     coarse: bool = True,
+    zero: tuple[str, ...] = (),
+    check: Callable[..., None] | None = None,
+    least_classes: int = 2,
     name: str = "",
 ) -> Callable[[_AttackFunction[P]], Attack[P]]:
     """Make a function an attack.
@@ -327,6 +354,10 @@ def attack(
     together: a setting such as `steps`, whose smaller values are how a run of larger ones begins, and a function like
     the attack's that is given a tuple of its values and gives the images of each, exactly those of a run of its own.
     surrogates: settings that name weights in the ledger; the function is given their model, with gradients.
+    zero: settings that may be 0; no other number may whose default is positive.  None may be negative whose default
+    is not.
+    check: given all settings, raises UsageError where they do not go together.
+    least_classes: of a data set; with fewer it is refused before any work.
     version: raise it when its answers change.
     """
 
@@ -334,7 +365,7 @@ def attack(
         return Attack(
             name=_name(function, name), function=function, version=version, paper=paper,
             norms=norms, access=access, goal=goal, cost=cost, coarse=coarse and goal == "in-ball",
-            surrogates=surrogates, together=together,
+            surrogates=surrogates, together=together, zero=zero, check=check, least_classes=least_classes,
         )  # fmt: skip
 
     return wrap

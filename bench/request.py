@@ -171,6 +171,8 @@ def _columns(
             found = [registry.column(CLEAN), *(c for c in found if c.name != CLEAN)]
         for column in found:
             recipes = [pinned(registry.parse("attack", text), place, shape) for text in column.under(threat.norm)]
+            for recipe in recipes:
+                _has_classes(recipe, shape, column.name)
             attacks |= {r.key: r for r in recipes}
             columns[column.name] = replace(column, attacks=tuple(r.key for r in recipes))
         questions += [(c.name, _condition(text, registry)) for text in conditions for c in found]
@@ -189,6 +191,14 @@ def _can(recipe: Recipe, threat: ThreatModel, column: str) -> None:
     assert isinstance(plugin, Attack)
     if plugin.norms and threat.norm not in plugin.norms:
         raise UsageError(f"column {column}: {plugin.name} searches {', '.join(plugin.norms)}; the threat is {threat}")
+
+
+def _has_classes(recipe: Recipe, shape: Shape, column: str) -> None:
+    plugin = recipe.plugin
+    assert isinstance(plugin, Attack)
+    if shape.classes < plugin.least_classes:
+        needed = f"{plugin.name} needs {plugin.least_classes} classes or more"
+        raise UsageError(f"column {column}: {needed}; the data set has {shape.classes}")
 
 
 def _condition(text: str, registry: Registry) -> str:

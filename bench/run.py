@@ -6,7 +6,7 @@ What the ledger holds is not done again, so the same command continues after any
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,13 +49,19 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
     failed: set[str] = set()
     before: list[Question] = []
+    patient, answered = False, 0
     while questions := list(_missing(exam, place, models, failed, executor.width)):
-        if questions == before:
+        if questions == before and (patient or answered):
             raise IncompleteError(
                 f"{len(questions)} questions stay open after they were answered; is the ledger writable?"
             )
-        before = questions
-        for question, result in executor(place, questions):
+        # What another process answers at this time is passed over, and waited for only when nothing else is left.
+        patient = before != [] and not answered and not patient
+        if patient:
+            report("another process answers what is left; waiting for it")
+        before, answered = questions, 0
+        for question, result in executor(place, [replace(q, patient=patient) for q in questions]):
+            answered += result != []
             _book(exam, question, result, summary, failed, report)
     return summary
 

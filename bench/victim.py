@@ -213,7 +213,7 @@ def freeze(module: nn.Module, device: torch.device) -> nn.Module:
 def tile_size(device: torch.device, module: nn.Module) -> int:
     """Images a pass: a fixed function of device kind and net size, so that verdicts never depend on timing."""
     if device.type == "cpu":
-        return 64 if small(module) else 32
+        return 128 if small(module) else 32
     return 512 if small(module) else 256
 
 

@@ -6,7 +6,7 @@ from attacks.apgd import apgd_ce, apgd_dlr
 from attacks.eot import averaged
 from attacks.losses import margin
 from attacks.pgd import cw, pgd
-from bench import AttackError
+from bench import UsageError
 from bench.victim import Victim
 
 METHODS = [(pgd, {"steps": 6}), (cw, {"steps": 5, "restarts": 2}), (apgd_ce, {"steps": 8}), (apgd_dlr, {"steps": 7})]
@@ -127,6 +127,6 @@ def test_means_fell_more_than_single_draws(lab):
 
 
 def test_no_passes_are_no_gradient(lab):
-    """The error says so; nothing is recorded."""
-    with pytest.raises(AttackError, match=r"eot passes, which must be at least 1"):
-        lab.asked(pgd, lab.Constant(0), torch.zeros(1, 1, 4, 4, dtype=torch.uint8), [0], "linf:0.1", eot=0)
+    """The error says so, in a call that no recipe was read for."""
+    with pytest.raises(UsageError, match=r"eot passes, which must be at least 1"):
+        lab.call(pgd, lab.Constant(0), torch.zeros(1, 1, 4, 4), torch.zeros(1, dtype=torch.long), "linf:0.1", eot=0)

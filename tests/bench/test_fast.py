@@ -99,6 +99,16 @@ def test_a_copy_is_in_the_quick_format_of_the_machine():
     assert torch.equal(net(x), before)
 
 
+def test_small_nets_keep_the_plain_layout_on_a_cpu():
+    """Channels last is for the large ones, which gain by it."""
+    wide = seasoned(nn.Sequential(nn.Conv2d(3, 40_000, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    for net, layout in ((block(), torch.contiguous_format), (wide, torch.channels_last)):
+        fast = hasten(net, torch.rand(2, 3, 8, 8))
+        (weight,) = (w for w in list(fast.parameters())[:1] if w.ndim == 4)
+        assert fast.layout == layout
+        assert weight.is_contiguous(memory_format=layout)
+
+
 def test_a_blind_search_is_for_attacks_without_gradients_alone(scene):
     """Gradients are the model's own, to the bit; Square asks the liar, is told so, and is asked again."""
     net, part = scene

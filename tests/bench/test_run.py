@@ -24,6 +24,7 @@ from bench.place import Place
 from bench.plan import plan
 from bench.recipe import Attack
 from bench.records import Record, TrainingRecord
+from bench.registry import split_list
 from bench.request import Request, resolve
 from bench.run import Summary, run
 from leaderboard.site import publish
@@ -385,14 +386,52 @@ def test_a_training_killed_continues_to_the_same_weights(place: Place, tmp_path:
     assert [h["loss"] for h in here.history] == [h["loss"] for h in there.history]
 
 
-def test_two_processes_on_one_ledger_harm_nothing(place: Place, tmp_path: Path) -> None:
-    """Started together, both end well; the training is made once and every file is whole."""
-    words = command(place, "--defense", "quick(pause=0.01)", "-n", "100", "--columns", "slow")
-    both = [subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.DEVNULL) for _ in range(2)]
+def test_two_processes_on_one_ledger_share_the_work(place: Place, tmp_path: Path) -> None:
+    """Started together, one with workers, both end well: one training, and each image asked once, as by one run."""
+    columns = "slow(pause=0.4), walks, pgd(steps=30), pgd(steps=20)"
+    words = command(place, "--defense", "quick(pause=0.01)", "-n", "300", "--columns", columns, "--batch", "64")
+    more = ["process" if w == "inline" else w for w in words] + ["--workers", "2"]
+    both = [subprocess.Popen(w, cwd=tmp_path, stderr=subprocess.DEVNULL) for w in (words, more)]
     assert [p.wait(timeout=240) for p in both] == [0, 0]
-    documents = list(place.ledger.all())
-    assert sum(isinstance(d, TrainingRecord) for d in documents) == 1
-    assert go(place, replace(ASK, defenses=("quick(pause=0.01)",), columns=("slow",))).asked == 0
+    assert sum(isinstance(d, TrainingRecord) for d in place.ledger.all()) == 1
+    request = replace(ASK, defenses=("quick(pause=0.01)",), n=300, columns=tuple(split_list(columns)))
+    assert go(place, request).asked == 0
+    alone = elsewhere(place, "alone")
+    summary = go(alone, request)
+    assert verdicts(place) == verdicts(alone)
+    assert sum(len(r.asked) for r in place.ledger.all() if isinstance(r, Record)) == summary.asked
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from bench.files import range_locked
+with range_locked(Path(sys.argv[1]), 40, 40, wait=False) as held:
+    print(held, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_held_is_done_by_the_one_that_waited(place: Place) -> None:
+    """One image of a cell is taken: the others wait with it, and are asked when its holder dies by kill -9."""
+    training = go(place, replace(ASK, columns=("clean",))).records[0]
+    exam = resolve(ASK, place)
+    (cell,) = exam.cells(training.net, training.weights, "slow", CLEAN)
+    path = place.store_root / "locks" / cell.key
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None and holder.stdout.readline() == "True\n"
+    said: list[str] = []
+
+    def report(line: str) -> None:
+        said.append(line)
+        if "waiting for it" in line:
+            holder.kill()
+
+    summary = run(exam, place, Inline(), report=report)
+    holder.stdout.close()
+    assert holder.wait() == -signal.SIGKILL
+    assert said[0] == "another process answers what is left; waiting for it"
+    assert summary.asked == 100 - len(training.fell)
 
 
 def test_workers_end_with_their_parent(place: Place, tmp_path: Path) -> None:

@@ -116,6 +116,6 @@ def test_no_image_is_an_error() -> None:
 
 
 def test_the_tile_depends_on_the_device_kind_and_net_size_alone() -> None:
-    """64 for small nets on a CPU, 32 for large ones."""
-    assert tile_size(CPU, nn.Linear(10, 10)) == 64
+    """128 for small nets on a CPU, 32 for large ones."""
+    assert tile_size(CPU, nn.Linear(10, 10)) == 128
     assert tile_size(CPU, nn.Linear(2000, 1000)) == 32

@@ -4,6 +4,7 @@ The ratios and counts are in each benchmark's extra_info.  Needs the folder `sha
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,11 @@ def ours(subject, part, threat):
     """The cascade as a run asks it: places left standing, and forwards and backwards of all."""
     registry, standing, spent = plugins(), torch.arange(len(part)), [0, 0]
     for text in ("clean", *MEMBERS):
+        attack = registry.parse("attack", text)
+        asked = subject if attack.plugin.coarse else replace(subject, search=None)  # as a run asks
         verdict = judge(
-            subject, registry.parse("attack", text), threat if text != "clean" else None, part, standing,
-            seed=0, batch=512, device=CPU,
-        )  # fmt: skip
+            asked, attack, threat if text != "clean" else None, part, standing, seed=0, batch=512, device=CPU
+        )
         standing = standing[~verdict.fell]
         spent = [s + int(p.sum()) for s, p in zip(spent, (verdict.forwards, verdict.backwards), strict=True)]
         if not len(standing):
