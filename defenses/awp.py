@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import Batch, Course, TrainJob, UsageError, defense, fit
-from defenses.inner import Inner, craft
-from defenses.trades import INNER, trades_loss
+from defenses.inner import Inner, craft, kl
+from defenses.trades import INNER
 
 COURSE = Course(epochs=200, drops=(100, 150))
 
@@ -22,12 +23,14 @@ def at_awp(
 ) -> nn.Module:  # fmt: skip
     """Adversarial training at weights that were themselves moved uphill; gamma is how far, as a share of their norm.
 
-    awp_from: the first epoch with moved weights.  clean_pass: as in at.  github.com/csdongxian/AWP.
+    awp_from: the first epoch with moved weights.  clean_pass: as in at.  Where the attack is in training mode,
+    the first batch after a validation is attacked in eval mode, as in the authors' code.  github.com/csdongxian/AWP.
     """
     push = Push(job, gamma)
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
-        x_adv = craft(model, feed, job.threat, inner)
+        validated = feed.epoch > 1 and feed.place == 0 and inner.bn == "train"
+        x_adv = craft(model, feed, job.threat, replace(inner, bn="eval") if validated else inner)
         if feed.epoch >= awp_from:
             push(model, lambda m: F.cross_entropy(m(x_adv), feed.y))
         return F.cross_entropy(model(x_adv), feed.y)
@@ -52,10 +55,17 @@ def trades_awp(
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, inner)
         if feed.epoch >= awp_from:
-            push(model, lambda m: trades_loss(m, feed, x_adv, beta, 1))
-        return trades_loss(model, feed, x_adv, beta, forwards)
+            push(model, lambda m: _trades(m, feed, x_adv, beta, 1))
+        return _trades(model, feed, x_adv, beta, forwards)
 
     return fit(job, job.net(), loss, course, after_step=lambda model, _feed: push.undo(model))
+
+
+def _trades(model: nn.Module, feed: Batch, x_adv: Tensor, beta: float, forwards: int) -> Tensor:
+    """The loss of trades with the passes in the order of AWP's authors: x', then x, which the statistics remember."""
+    logits_adv, logits = model(x_adv), model(feed.x)
+    again = model(feed.x) if forwards == 2 else logits
+    return F.cross_entropy(again, feed.y) + beta * kl(logits_adv, logits.softmax(1)).mean()
 
 
 class Push:

@@ -13,13 +13,13 @@ from bench import UsageError, frozen
 Cam = Literal["gradcam", "xgradcam", "layercam"]
 
 
-def heat(model: nn.Module, x: Tensor, cam: Cam = "gradcam") -> Tensor:
+def heat(model: nn.Module, x: Tensor, cam: Cam = "gradcam", *, clip: bool = True) -> Tensor:
     """The heat of each pixel for the class that the model itself predicts: (N, H, W), from 0 to 1.
 
     gradcam: channels weighed by the spatial mean of d logit / d map (Selvaraju et al., 2017); xgradcam: by the mean of
     that gradient weighed by the map (Fu et al., 2020); layercam: each place by its own positive gradient (Jiang et al.,
-    2021).  The weighted sum is cut at zero, stretched to [0, 1] and enlarged bicubically, as Pillow does it (clipped,
-    as that overshoots).  The model is asked in eval mode, and differentiated only from its last feature map on.
+    2021).  The weighted sum is cut at zero, stretched to [0, 1] and enlarged bicubically, as Pillow does it, which
+    overshoots; hence the clip.  The model is asked in eval mode, and differentiated only from its last feature map on.
     """
     found: list[Tensor] = []
 
@@ -37,7 +37,8 @@ def heat(model: nn.Module, x: Tensor, cam: Cam = "gradcam") -> Tensor:
     warm = (_weights(features, grad, cam) * features).sum(1, keepdim=True).relu()
     low, high = warm.amin((2, 3), keepdim=True), warm.amax((2, 3), keepdim=True)
     warm = (warm - low) / (high - low + 1e-8)
-    return F.interpolate(warm, size=x.shape[2:], mode="bicubic", antialias=True)[:, 0].clamp(0, 1)
+    large = F.interpolate(warm, size=x.shape[2:], mode="bicubic", antialias=True)[:, 0]
+    return large.clamp(0, 1) if clip else large
 
 
 def _weights(features: Tensor, grad: Tensor, cam: Cam) -> Tensor:
@@ -45,7 +46,7 @@ def _weights(features: Tensor, grad: Tensor, cam: Cam) -> Tensor:
     if cam == "gradcam":
         return grad.mean((2, 3), keepdim=True)
     if cam == "xgradcam":
-        return (grad * features).sum((2, 3), keepdim=True) / (features.sum((2, 3), keepdim=True) + 1e-12)
+        return (grad * features).sum((2, 3), keepdim=True) / (features.sum((2, 3), keepdim=True) + 1e-8)
     return grad.relu()
 
 

@@ -54,7 +54,10 @@ class Inner(Radius):
     alone), gauss (0.001 of a standard normal off x) or centre (x itself).
     inner: what is climbed, ce (the cross-entropy with the label) or kl (the divergence from the clean prediction).
     bn: batch normalisation in eval mode, in train mode (every pass moves its statistics), or frozen (statistics of the
-    batch, which leave no trace).
+    batch, which leave no trace).  last_pass: one more pass of the last iterate, by which the attack of Rice et al.
+    (2020) measures its loss: in train mode it moves the statistics.
+
+    In L2 the authors of TRADES step by 2 eps / steps, which is step=0.2 here.
     """
 
     steps: int = 10
@@ -62,6 +65,7 @@ class Inner(Radius):
     start: Literal["clipped", "uniform", "gauss", "centre"] = "clipped"
     inner: Literal["ce", "kl"] = "ce"
     bn: Literal["eval", "train", "frozen"] = "eval"
+    last_pass: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,11 +95,31 @@ def craft(
             return F.kl_div(logits.log_softmax(1), p, reduction="sum")
         return F.cross_entropy(logits, feed.y, reduction="sum")
 
-    return ascend(
-        model, _start(feed, threat, inner), climb, uphill=threat.uphill,
-        project=project or partial(threat.project, x=feed.x),
+    uphill, back = _moves(feed, threat, inner)
+    x_adv = ascend(
+        model, _start(feed, threat, inner), climb, uphill=uphill, project=project or back,
         step=inner.step * float(threat.eps), steps=inner.steps, bn=inner.bn,
     )  # fmt: skip
+    if inner.last_pass and inner.bn == "train":
+        with frozen(model, inner.bn), torch.no_grad():
+            model(x_adv)
+    return x_adv
+
+
+def _moves(feed: Batch, threat: ThreatModel, inner: Inner) -> tuple[Move, Move]:
+    """A gradient's direction, and the way back into ball and box: the threat's, but for TRADES in L2.
+
+    There the authors clip before they shorten, and go anywhere from where the gradient is zero.
+    """
+    if threat.norm != "l2" or inner.inner != "kl":
+        return threat.uphill, partial(threat.project, x=feed.x)
+    anywhere = threat.uphill(feed.draws.at("flat").normal(*feed.x.shape[1:]).to(feed.x.dtype))
+
+    def uphill(grad: Tensor) -> Tensor:
+        flat = (grad == 0).flatten(1).all(1)
+        return anywhere.where(flat[:, None, None, None], threat.uphill(grad))
+
+    return uphill, lambda x_adv: threat.project(x_adv.clamp(0, 1), feed.x)
 
 
 def _start(feed: Batch, threat: ThreatModel, inner: Inner) -> Tensor:
@@ -130,4 +154,12 @@ def ascend(
 
 def kl(logits: Tensor, p: Tensor) -> Tensor:
     """KL(p || softmax(logits)) of each image: logits (B, K), p (B, K) probabilities, to (B,)."""
-    return F.kl_div(logits.log_softmax(1), p, reduction="none").sum(1)
+    return divergence(p, logits.log_softmax(1))
+
+
+def divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    """Sum of p (log p - log q) of each image: (B, K) both, to (B,).
+
+    Not torch's kl_div: its gradient by p is not a number where a probability has become 0.
+    """
+    return (p * (p.clamp_min(torch.finfo(p.dtype).tiny).log() - log_q)).sum(1)

@@ -26,8 +26,8 @@ def lbgat(
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, inner)
         guide.train()
-        logits_adv, guided = model(x_adv), guide(feed.x)
+        logits_adv, logits, guided = model(x_adv), model(feed.x), guide(feed.x)  # also at beta = 0: for the statistics
         total = F.mse_loss(logits_adv, guided) + F.cross_entropy(guided, feed.y)
-        return total + beta * kl(logits_adv, model(feed.x).softmax(1)).mean() if beta else total
+        return total + beta * kl(logits_adv, logits.softmax(1)).mean()
 
     return fit(job, job.net(), loss, course, also={"teacher": guide})

@@ -72,7 +72,8 @@ def mail_mart(
     weigh = partial(_weigh, job, first, slope, bias, norm)
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
-        logits, logits_adv = model(feed.x), model(craft(model, feed, job.threat, inner))
+        x_adv = craft(model, feed, job.threat, inner)  # before any pass that moves the batch statistics
+        logits, logits_adv = model(feed.x), model(x_adv)
         p, p_adv = logits.softmax(1), logits_adv.softmax(1)
         right = boosted(logits_adv, p_adv, feed.y)
         return (weigh(feed, logits_adv) * right).mean() + beta * unsure(p, p_adv, feed.y).mean()

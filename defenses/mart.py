@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import Batch, Course, TrainJob, defense, fit
-from defenses.inner import Inner, craft
+from defenses.inner import Inner, craft, divergence
 
 INNER = Inner(start="gauss")
 COURSE = Course(epochs=120, lr=0.01, decay=3.5e-3, drops=(75, 90, 100))
@@ -46,5 +46,4 @@ def boosted(logits_adv: Tensor, p_adv: Tensor, y: Tensor) -> Tensor:
 
 def unsure(p: Tensor, p_adv: Tensor, y: Tensor) -> Tensor:
     """KL(p || p') (1 - p_y) of each image, with the authors' small numbers: (B,)."""
-    divergence = F.kl_div(torch.log(p_adv + 1e-12), p, reduction="none").sum(1)
-    return divergence * (1.0000001 - p.gather(1, y[:, None])[:, 0])
+    return divergence(p, torch.log(p_adv + 1e-12)) * (1.0000001 - p.gather(1, y[:, None])[:, 0])

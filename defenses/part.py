@@ -9,7 +9,7 @@ channel, and uses them on other images than they were made for; both are here by
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -30,12 +30,13 @@ Loss = Callable[[nn.Module, Batch, Tensor], Tensor]  # a model, a batch and its 
 class Masks:
     """Which pixels keep the whole budget, and what that means.
 
-    low: the budget of the others, as a share of eps.  s: the epochs between refreshes of the masks' model.  warm_up:
-    the epochs without masks.  cam: how the map is made.
+    low: the budget of the others, as a share of eps.  s: the epochs between refreshes of the masks' model, the first of
+    which comes after warm_up, the epochs without masks.  cam: how the map is made.
     mask: cam (its square over one standard deviation above its mean), jet (the release's: thresholds the colours of the
     map), random (as many pixels as cam, elsewhere) or none (every pixel gets `low`); the last two are controls.
     align: own (the image's own mask) or shuffled (the release's: that of the image in the same place of a pass in
-    another order, with another augmentation).
+    another order, with another augmentation; the refreshes are then those of the release, in the epochs after warm-up
+    that are multiples of s).
     mask_op: clamp (to the budget, after every step) or scale (the last perturbation, by the mask, once).
     """
 
@@ -97,10 +98,13 @@ def _reweighted(job: TrainJob, loss: Loss, masks: Masks, inner: Inner, course: C
     if job.threat.norm != "linf":
         raise UsageError(f"PART's budgets are for Linf; the threat is {job.threat}")
     snapshot = job.net().requires_grad_(False)
+    plain = replace(inner, start="clipped") if inner.start == "uniform" else inner  # as the release warms up
 
     def refreshed(epoch: int) -> int:
         """The epoch at whose start the snapshot was last taken."""
-        return epoch - (epoch - masks.warm_up - 1) % masks.s
+        count = epoch - masks.warm_up
+        since = min(count % masks.s, count - 1) if masks.align == "shuffled" else (count - 1) % masks.s
+        return epoch - since
 
     def refresh(model: nn.Module, epoch: int) -> None:
         if epoch > masks.warm_up and refreshed(epoch) == epoch:
@@ -108,7 +112,7 @@ def _reweighted(job: TrainJob, loss: Loss, masks: Masks, inner: Inner, course: C
 
     def masked(model: nn.Module, feed: Batch) -> Tensor:
         if feed.epoch <= masks.warm_up:
-            return loss(model, feed, craft(model, feed, job.threat, inner))
+            return loss(model, feed, craft(model, feed, job.threat, plain))
         shown = feed
         if masks.align == "shuffled":  # the pass in which the release makes its masks has an order of its own
             shown = job.feed(course).batch(course.batch, -refreshed(feed.epoch), feed.place, course.augment)
@@ -130,10 +134,9 @@ def important(model: nn.Module, feed: Batch, masks: Masks) -> Tensor:
     if masks.mask == "none":
         return torch.zeros(len(feed), 1, *feed.x.shape[2:], dtype=torch.bool, device=feed.x.device)
     cam: Cam = masks.cam
-    square = heat(model, feed.x, cam).square()
-    if masks.mask == "jet":
-        return outlying(jet(square))[:, : feed.x.shape[1]]
-    keep = outlying(square[:, None])
+    if masks.mask == "jet":  # the release does not clip what overshoots
+        return outlying(jet(heat(model, feed.x, cam, clip=False).square()))[:, : feed.x.shape[1]]
+    keep = outlying(heat(model, feed.x, cam).square()[:, None])
     if masks.mask == "random":
         places = feed.draws.at("mask").order(keep[0].numel())
         keep = keep.flatten(1).gather(1, places).view_as(keep)
