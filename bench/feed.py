@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,7 @@ class Feed:
         return -(-self._own // size)
 
     def batch(self, size: int, epoch: int, place: int, augment: str = "none") -> Batch:
-        """One batch of an epoch: each of its own images once an epoch, extra ones drawn with replacement."""
+        """One batch of an epoch: its own images at most once an epoch, extra ones drawn with replacement."""
         ids = self._ids(size, epoch, place)
         draws = Draws(self._seed, ids, "train", restart=epoch)
         images = augmented(self._x[ids], draws.at("augment"), augment).float() / 255
@@ -67,7 +68,8 @@ class Feed:
     def _ids(self, size: int, epoch: int, place: int) -> Tensor:
         if epoch not in self._orders:
             zero = torch.zeros(1, dtype=torch.long, device=self._x.device)
-            self._orders = {epoch: Draws(self._seed, zero, "train/order", step=epoch).order(self._own)[0]}
+            order = Draws(self._seed, zero, "train/order", step=epoch).order(self._own)[0]
+            self._orders = {**dict([*self._orders.items()][-1:]), epoch: order}  # two, as a defense may show another's
         more = int(self._share * size)
         own = self._orders[epoch][place * (size - more) : (place + 1) * (size - more)]
         if not more:
@@ -85,13 +87,14 @@ def extra_images(path: Path, shape: Shape) -> Part:
     try:
         with np.load(path, allow_pickle=False) as file:
             image, label = file["image"], file["label"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"extra={str(path)!r} cannot be read: {error}; expected an .npz of image and label") from None
     if image.dtype != np.uint8 or image.shape[1:] != (shape.size, shape.size, shape.channels):
         wanted = f"uint8 (N, {shape.size}, {shape.size}, {shape.channels})"
         raise UsageError(f"extra={str(path)!r}: image is {image.dtype} {image.shape}; expected {wanted}")
-    if label.shape != image.shape[:1] or not len(label) or label.min() < 0 or label.max() >= shape.classes:
-        raise UsageError(f"extra={str(path)!r}: label must be {len(image)} numbers from 0 to {shape.classes - 1}")
+    whole = label.dtype.kind in "iu" and label.shape == image.shape[:1] and len(label)
+    if not whole or label.min() < 0 or label.max() >= shape.classes:
+        raise UsageError(f"extra={str(path)!r}: label must be {len(image)} whole numbers from 0 to {shape.classes - 1}")
     return Part(np.ascontiguousarray(image.transpose(0, 3, 1, 2)), label.astype(np.int64))
 
 

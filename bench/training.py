@@ -39,6 +39,7 @@ class TrainJob:
     seed: int
     device: torch.device
     scratch: Path  # outlives a crash
+    key: str = ""  # names the training in its checkpoint
     report: Callable[[str], None] = print
     log: Callable[[list[dict[str, Any]]], None] = lambda _history: None  # told after every epoch
     build_other: Callable[[str], nn.Module] | None = None  # an untrained module of another net, by its recipe
