@@ -85,7 +85,7 @@ def extra_images(path: Path, shape: Shape) -> Part:
     from bench.exam import Part
 
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             image, label = file["image"], file["label"]
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"extra={str(path)!r} cannot be read: {error}; expected an .npz of image and label") from None

@@ -342,7 +342,8 @@ def _deferred() -> Iterator[Callable[[], bool]]:
         asked.append(number)
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
     except ValueError:  # signals belong to the main thread
         yield lambda: False
         return
