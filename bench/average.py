@@ -19,7 +19,7 @@ class Average:
 
     def __init__(self, module: nn.Module, course: Course, steps: int) -> None:
         self.module = module.requires_grad_(False)
-        self._tau, self._warm, self._first = course.ema, int(WARM_UP * steps), course.swa
+        self._tau, self._warm, self._first = course.ema, WARM_UP * steps, course.swa
         self._count = 0  # of steps, or of epochs averaged
 
     @property

@@ -64,13 +64,27 @@ class Course:
         for name in ("epochs", "batch"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: expected 1 or more")
+        for name in ("decay", "swa", "snapshots"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}={getattr(self, name)}: expected 0 or more")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"lr={self.lr}: expected a rate above 0")
         if self.falls and len(self.falls) != len(self.drops):
             raise UsageError(f"falls={self.falls}: expected one share of lr for each of the drops {self.drops}")
-        if list(self.drops) != sorted(self.drops):
-            raise UsageError(f"drops={self.drops}: expected epochs that rise")
-        for name, low, high in (("peak", 0, 1), ("ema", 0, 1), ("extra_share", 0, 1)):
-            if not low <= getattr(self, name) < high + (name == "peak"):
-                raise UsageError(f"{name}={getattr(self, name)}: expected a share from {low} to {high}")
+        if any(type(d) is not int or d < 1 for d in self.drops) or list(self.drops) != sorted(self.drops):
+            raise UsageError(f"drops={self.drops}: expected epochs that rise, counted from 1")
+        if any(type(f) not in {int, float} or f < 0 for f in self.falls):
+            raise UsageError(f"falls={self.falls}: expected shares of lr")
+        for name in ("peak", "fall"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name}={getattr(self, name)}: expected a share from 0 to 1")
+        for name in ("momentum", "ema", "extra_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name}={getattr(self, name)}: expected a share from 0 to below 1")
+        if self.nesterov and (self.optimizer != "sgd" or not self.momentum):
+            raise UsageError(f"nesterov=True: expected sgd with momentum, not {self.optimizer} with {self.momentum}")
+        if self.swa > self.epochs:
+            raise UsageError(f"swa={self.swa}: expected an epoch of the {self.epochs} that there are")
         if self.ema and self.swa:
             raise UsageError(f"ema={self.ema} and swa={self.swa}: expected one average of the weights, not both")
 
@@ -89,7 +103,8 @@ class Course:
     def _one_cycle(self, now: int, total: int) -> tuple[float, float]:
         top, low = self.peak * total - 1, self.lr / 25
         if now <= top:
-            return _cosine(low, self.lr, now / top), _cosine(0.95, 0.85, now / top)
+            share = now / top if top else 1.0  # a rise of one step is at its top at once
+            return _cosine(low, self.lr, share), _cosine(0.95, 0.85, share)
         share = (now - top) / (total - 1 - top)
         return _cosine(self.lr, low / 1e4, share), _cosine(0.85, 0.95, share)
 

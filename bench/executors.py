@@ -70,7 +70,7 @@ class Process:
             return
         pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _quiet)
         try:
-            futures = {pool.submit(_try, place, task): task for task in tasks}
+            futures = {pool.submit(_work, place, task): task for task in tasks}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool:
@@ -97,6 +97,14 @@ def _quiet() -> None:
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def _work(place: Place, task: Task) -> list[Document] | RampartError:
+    """In a worker: as _try; one that is interrupted ends, and does not go on with the next task."""
+    try:
+        return _try(place, task)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def _try(place: Place, task: Task) -> list[Document] | RampartError:

@@ -55,7 +55,7 @@ class Feed:
         return -(-self._own // size)
 
     def batch(self, size: int, epoch: int, place: int, augment: str = "none") -> Batch:
-        """One batch of an epoch: each of its own images once an epoch, extra ones drawn with replacement."""
+        """One batch of an epoch: its own images at most once an epoch, extra ones drawn with replacement."""
         ids = self._ids(size, epoch, place)
         draws = Draws(self._seed, ids, "train", restart=epoch)
         images = augmented(self._x[ids], draws.at("augment"), augment).float() / 255
@@ -64,7 +64,8 @@ class Feed:
     def _ids(self, size: int, epoch: int, place: int) -> Tensor:
         if epoch not in self._orders:
             zero = torch.zeros(1, dtype=torch.long, device=self._x.device)
-            self._orders = {epoch: Draws(self._seed, zero, "train/order", step=epoch).order(self._own)[0]}
+            order = Draws(self._seed, zero, "train/order", step=epoch).order(self._own)[0]
+            self._orders = {**dict([*self._orders.items()][-1:]), epoch: order}  # two, as a defense may show another's
         more = int(self._share * size)
         own = self._orders[epoch][place * (size - more) : (place + 1) * (size - more)]
         if not more:

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from bench.training import TrainJob
 
 Loss = Callable[[nn.Module, Batch], Tensor]  # a scalar, to go down
 Hook = Callable[[nn.Module, Batch], None]
+LAYOUT = 2  # of a checkpoint; raise it when what is in one changes
+TELL = 5.0  # seconds between lines inside an epoch
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)  # noqa: SLF001
 
 
 def fit(
@@ -63,7 +67,8 @@ class _Training:
             follower.load_state_dict(model.state_dict())
             self.average = Average(follower, course, course.epochs * self.batches * replays)
         self.epoch, self.place, self.seconds = 1, 0, 0.0  # the next batch
-        self.total = torch.zeros((), device=job.device)
+        self.total, self.images = torch.zeros((), device=job.device), 0  # of the running epoch
+        self.told = time.perf_counter()
         self.before: dict[str, Tensor] | None = None  # the judged weights of the epoch before
         self.halted = False
 
@@ -87,7 +92,10 @@ class _Training:
                         self.seconds += time.perf_counter() - started
                         self._save()
                         raise KeyboardInterrupt
+                    self._tell(started)
                 self._end_epoch(started)
+            if asked_to_stop():  # in the validation of the last epoch
+                raise KeyboardInterrupt
         self._check_collapse()
         return self.judged
 
@@ -101,20 +109,26 @@ class _Training:
                 if "momentum" in group:
                     group["momentum"] = momentum
             self.model.train()
-            try:
-                value = loss(self.model, feed)
-                self.optimizer.zero_grad(set_to_none=True)
-                value.backward()
-            except RuntimeError as error:
-                if not _out_of_memory(error):
-                    raise
-                raise TrainingError(self._what_fits(loss, feed)) from error
-            self.optimizer.step()
+            if not self._step(loss, feed):
+                raise TrainingError(self._what_fits(loss, feed))
             after_step(self.model, feed)
             if self.average is not None:
                 self.average.after_step(self.model)
-            self.total += value.detach() * len(feed) / self.replays
-        self.place = place + 1
+        self.place, self.images = place + 1, self.images + len(feed)
+
+    def _step(self, loss: Loss, feed: Batch) -> bool:
+        """Move the weights; False where memory ran out, and what was held then is free again."""
+        try:
+            value = loss(self.model, feed)
+            self.optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            self.optimizer.step()
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return False
+        self.total += value.detach() * len(feed) / self.replays
+        return True
 
     def _what_fits(self, loss: Loss, feed: Batch) -> str:
         """The message of a training that ran out of memory: which batch would not have."""
@@ -125,7 +139,9 @@ class _Training:
                 torch.cuda.empty_cache()
             try:
                 loss(self.model, feed[:size]).backward()
-            except RuntimeError:
+            except Exception as error:  # noqa: BLE001  a loss may not take a part of a batch
+                if not out_of_memory(error):
+                    return f"a batch of {self.course.batch} images does not fit in memory; a smaller batch=… may"
                 size //= 2
                 continue
             return f"a batch of {self.course.batch} images does not fit in memory; batch={size} does"
@@ -133,26 +149,29 @@ class _Training:
 
     def _end_epoch(self, started: float) -> None:
         job, course = self.job, self.course
-        mean = float(self.total) / (len(job.train) if not course.extra else self.batches * course.batch)
+        mean = float(self.total) / self.images
         if not math.isfinite(mean):
             raise TrainingError(f"the loss is {mean} in epoch {self.epoch}; nothing was published; a lower lr may help")
         if self.average is not None:
             self.average.after_epoch(self.model, self.epoch, self._clean_images)
         robust, clean = job.validate(self.judged)
+        best = False
         if len(job.val) and job.predicted != 1:  # a model that gives one class to everything is robust and worthless
-            job.keep_if_best(self.judged, (robust, clean) if course.select == "robust" else (clean, robust))
+            best = job.keep_if_best(self.judged, (robust, clean) if course.select == "robust" else (clean, robust))
         seconds = self.seconds + time.perf_counter() - started
         entry = {
             "epoch": self.epoch, "loss": mean, "val_clean": clean, "val_pgd10": robust,
-            "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3), **job.seen(),
+            "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3),
+            **({"best": True} if best else {}), **job.seen(),
         }  # fmt: skip
+        self._keep_snapshot()
         self._watch_for_collapse(entry)
         job.history.append(entry)
-        self._keep_snapshot()
         if course.collapse == "stop" and not self.halted:
             self.before = _copy(self.judged)
         self.epoch, self.place, self.seconds = self.epoch + 1, 0, 0.0
         self.total.zero_()
+        self.images = 0
         self._save()
         job.log(job.history)
         job.report(self._sentence(entry))
@@ -173,14 +192,12 @@ class _Training:
 
     def _check_collapse(self) -> None:
         """A model that is blind is an error, whatever its loss says."""
-        if len(self.job.val) >= 20 and len(set(self.job.val.y.tolist())) > 1 and not self.halted:
-            if not self.job.predicted:  # continued after the last epoch
-                self.job.validate(self.judged)
-            if self.job.predicted == 1:
-                raise TrainingError(
-                    "the training collapsed: the model gives every validation image the same class; "
-                    "nothing was published; a lower lr, or a ramp of eps, may help"
-                )
+        varied = len(self.job.val) >= 20 and len(set(self.job.val.y.tolist())) > 1
+        if varied and self.job.predicted == 1 and not self.halted:
+            raise TrainingError(
+                "the training collapsed: the model gives every validation image the same class; "
+                "nothing was published; a lower lr, or a ramp of eps, may help"
+            )
 
     def _clean_images(self) -> Iterator[Tensor]:
         """The training images of an epoch of its own, augmented."""
@@ -193,6 +210,18 @@ class _Training:
             buffer = io.BytesIO()
             torch.save(_copy(self.judged), buffer)
             write_atomically(self.job.scratch / "snapshots" / f"{self.epoch}.pt", buffer.getvalue())
+
+    def _tell(self, started: float) -> None:
+        """Say how far a long epoch has come."""
+        now = time.perf_counter()
+        left = (self.seconds + now - started) / self.place * (self.batches - self.place)
+        if now - self.told < TELL or left < TELL:
+            return
+        self.told = now
+        whole = left + (self.course.epochs - self.epoch) * (left + self.seconds + now - started)
+        self.job.report(
+            f"epoch {self.epoch}/{self.course.epochs}, batch {self.place}/{self.batches}: {_duration(whole)} left"
+        )
 
     def _sentence(self, entry: dict[str, Any]) -> str:
         left = (self.course.epochs - entry["epoch"]) * entry["seconds"]
@@ -211,6 +240,7 @@ class _Training:
         buffer = io.BytesIO()
         torch.save(
             {
+                "layout": LAYOUT, "of": self._of(), "images": self.images, "predicted": job.predicted,
                 "epoch": self.epoch, "place": self.place, "seconds": self.seconds, "total": self.total, "rng": rng,
                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "also": {k: v.state_dict() for k, v in self.also.items()},
@@ -222,13 +252,28 @@ class _Training:
         )  # fmt: skip
         write_atomically(job.scratch / "checkpoint.pt", buffer.getvalue())
 
+    def _of(self) -> str:
+        """What a checkpoint must be of, to be continued."""
+        job = self.job
+        return (
+            f"{job.key} seed {job.seed} for {job.threat} on {len(job.train)} images: {replace(self.course, extra='')}"
+        )
+
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         job, path = self.job, self.job.scratch / "checkpoint.pt"
         if not path.exists():
             return
+        refused = "delete it to train from the start"
         try:
             saved = torch.load(path, map_location=job.device, weights_only=True)
+        except Exception as error:
+            raise IntegrityError(f"{path} is damaged and cannot be continued; {refused}") from error
+        if not isinstance(saved, dict) or saved.get("layout") != LAYOUT:
+            raise IntegrityError(f"{path} was written by another version and cannot be continued; {refused}")
+        if saved["of"] != self._of():
+            raise IntegrityError(f"{path} is of another training, {saved['of']}; expected {self._of()}; {refused}")
+        try:
             self.model.load_state_dict(saved["model"])
             self.optimizer.load_state_dict(saved["optimizer"])
             for name, module in self.also.items():
@@ -236,16 +281,17 @@ class _Training:
             if self.average is not None:
                 self.average.load(saved["average"])
             job.history[:], job.best, job.best_score = saved["history"], saved["best"], tuple(saved["best_score"])
-            job.passes[:], job.watched = saved["passes"], saved["watched"]
+            job.passes[:], job.watched, job.predicted = saved["passes"], saved["watched"], saved["predicted"]
             self.epoch, self.place, self.seconds = saved["epoch"], saved["place"], saved["seconds"]
-            self.total, self.before, self.halted = saved["total"], saved["before"], saved["halted"]
+            self.total, self.images = saved["total"], saved["images"]
+            self.before, self.halted = saved["before"], saved["halted"]
             torch.set_rng_state(saved["rng"][0].cpu())
             if job.device.type == "cuda":
                 torch.cuda.set_rng_state(saved["rng"][1].cpu(), job.device)
         except Exception as error:
-            raise IntegrityError(
-                f"{path} is damaged and cannot be continued; delete it to train from the start"
-            ) from error
+            raise IntegrityError(f"{path} does not fit this training: {error}; {refused}") from error
+        if job.history:
+            job.log(job.history)  # it may have ended between the checkpoint and the log
         where = f"epoch {self.epoch - 1}" if not self.place else f"batch {self.place} of epoch {self.epoch}"
         job.report(f"continuing after {where}")
 
@@ -254,7 +300,7 @@ def _optimizer(modules: list[nn.Module], course: Course) -> torch.optim.Optimize
     """SGD or Adam over all weights that want gradients; normalisation layers decay only where the course says so."""
     norms = {
         p for module in modules for m in module.modules()
-        if isinstance(m, nn.modules.batchnorm._NormBase) for p in m.parameters()  # noqa: SLF001
+        if isinstance(m, NORMS) for p in m.parameters()
     }  # fmt: skip
     every = [p for module in modules for p in module.parameters() if p.requires_grad]
     spared = [p for p in every if p in norms and not course.decay_norms]
@@ -289,16 +335,17 @@ def _low_precision(model: nn.Module, course: Course) -> Iterator[None]:
 
 @contextmanager
 def _deferred() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and Ctrl-C wait for the end of a step, so that the checkpoint is whole; a second one does not."""
+    """SIGTERM and Ctrl-C wait for the end of a step, so that the checkpoint is whole; a second Ctrl-C does not."""
     asked: list[int] = []
 
     def note(number: int, _frame: object) -> None:
-        if asked:
+        if number == signal.SIGINT and number in asked:  # a worker is told twice to end, by a terminal and its parent
             raise KeyboardInterrupt
         asked.append(number)
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+        heard = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, note) for number in heard}
     except ValueError:  # signals belong to the main thread
         yield lambda: False
         return
@@ -309,8 +356,10 @@ def _deferred() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error says, on an accelerator or a CPU."""
+    said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _copy(model: nn.Module) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ class Log:
             self._send(history[-1])
 
     def _send(self, entry: dict[str, Any]) -> None:
-        writer = summary_writer()(str(Path(self.tensorboard) / f"{self.name} {self.path.stem[:8]}"))
+        folder = re.sub(r"[^\w.,=() -]", "-", self.name)[:100]  # a recipe may hold slashes, and be long
+        writer = summary_writer()(str(Path(self.tensorboard) / f"{folder} {self.path.stem[:8]}"))
         for name, value in entry.items():
             if isinstance(value, int | float) and name != "epoch":
                 writer.add_scalar(name, value, entry["epoch"])

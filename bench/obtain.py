@@ -14,6 +14,7 @@ from torch import nn
 from bench.errors import RampartError, TrainingError
 from bench.exam import Training
 from bench.files import locked
+from bench.fitting import out_of_memory
 from bench.history import Log
 from bench.origin import about, source_hash
 from bench.place import build, cores
@@ -69,7 +70,7 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
         job = TrainJob(
             train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
             threat=ThreatModel.parse(lesson.threat), seed=training.seed, device=place.device,
-            scratch=place.store.scratch(training.key), report=lambda line: report(f"{name}: {line}"),
+            scratch=place.store.scratch(training.key), key=training.key, report=lambda line: report(f"{name}: {line}"),
             log=Log(place.store.root / "histories" / f"{training.key}.jsonl", place.tensorboard, name),
             build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
         )  # fmt: skip
@@ -90,15 +91,13 @@ def _run(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
     """The defense's model, checked; an exception of its own is named after it."""
     try:
         module: object = defense.plugin.function(job, **defense.plugin.arguments(defense.settings))
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(f"defense {defense} ran out of memory; a smaller batch=… may fit") from error
     except TrainingError as error:
         raise TrainingError(f"defense {defense}: {error}") from error
-    except RampartError:
-        raise
-    except KeyboardInterrupt:
+    except (RampartError, KeyboardInterrupt):
         raise
     except BaseException as error:  # also sys.exit(): a defense does not end a run
+        if out_of_memory(error):
+            raise TrainingError(f"defense {defense} ran out of memory; a smaller batch=… may fit") from error
         raise TrainingError(f"defense {defense} failed: {error!r}; no record was written") from error
     if not isinstance(module, nn.Module):
         raise TrainingError(f"defense {defense} gave {type(module).__name__}; expected a torch module of job.net()")

@@ -40,6 +40,7 @@ class TrainJob:
     seed: int
     device: torch.device
     scratch: Path  # outlives a crash
+    key: str = ""  # names the training in its checkpoint
     report: Callable[[str], None] = print
     log: Callable[[list[dict[str, Any]]], None] = lambda _history: None  # told after every epoch
     build_other: Callable[[str], nn.Module] | None = None  # an untrained module of another net, by its recipe
@@ -136,11 +137,13 @@ class TrainJob:
         self.predicted = len(predicted)
         return right[0] / len(self.val), right[1] / len(self.val)
 
-    def keep_if_best(self, model: nn.Module, score: Score) -> None:
-        """Remember these weights if no earlier epoch scored as well."""
-        if score > self.best_score:
-            self.best_score = score
-            self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    def keep_if_best(self, model: nn.Module, score: Score) -> bool:
+        """Remember these weights if no earlier epoch scored as well, and say whether that was so."""
+        if score <= self.best_score:
+            return False
+        self.best_score = score
+        self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        return True
 
 
 @contextmanager

@@ -228,7 +228,15 @@ def test_part_continues_with_the_snapshot_it_had(tmp_path: Path) -> None:
     """Stopped within an interval of s = 10 and continued: the same weights."""
     settings = {**SHORT, "s": 10, "warm_up": 1, "low": 0.2, "epochs": 4}
     whole = part(job(tmp_path / "whole"), **settings).state_dict()
-    part(job(tmp_path / "parts"), **{**settings, "epochs": 3})
+
+    def stop(history: list[dict[str, object]]) -> None:
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    first = job(tmp_path / "parts")
+    first.log = stop
+    with pytest.raises(KeyboardInterrupt):
+        part(first, **settings)
     found = part(job(tmp_path / "parts"), **settings).state_dict()
     assert all(torch.equal(v, found[k]) for k, v in whole.items())
 
