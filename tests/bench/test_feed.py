@@ -135,3 +135,20 @@ def test_generated_images_are_augmented_and_trained_on(tmp_path: Path, augment: 
         logits = model(torch.ones(2, 1, 8, 8))
         assert logits.dtype == torch.float32
         assert logits.argmax(1).tolist() == [1, 1]
+
+
+def test_images_in_a_mapped_file_are_fed_as_those_in_memory(tmp_path: Path) -> None:
+    """The same batches, and nothing of the file is copied at the start."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (50, 3, 8, 8)).astype(np.uint8), np.arange(50) % 5
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    device = torch.device("cpu")
+    one, two = (Feed(Part(images, y), 3, device, Part(images, y), 0.5) for images in (x, mapped))
+    assert two._own._x is None
+    assert one._own._x is not None
+    for place in range(one.steps(16)):
+        a, b = (feed.batch(16, 2, place, "crop-flip") for feed in (one, two))
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+        assert torch.equal(a.draws.ids, b.draws.ids)
