@@ -13,7 +13,10 @@ import io
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from bench import Draws, Shape, UsageError, corruption
@@ -189,10 +192,10 @@ def snow(
 ) -> Tensor:
     """Flakes that fall within 45 degrees of the vertical, once more turned by 180 degrees, on a whitened image."""
     side = v.shape[-1]
-    layer = (draws.normal(1, side, side).double() * sd + mean) * 255
+    layer = on_grid((draws.normal(1, side, side).double() * sd + mean) * 255)
     if zoom != 1:
         layer = separable(layer, zoom_rows(side, zoom, v.device))
-    layer = torch.where(on_grid(layer) < 255 * least, 0.0, layer).floor().clamp(0, 255)
+    layer = torch.where(layer < 255 * least, 0.0, layer).floor().clamp(0, 255)
     layer = motion(layer, radius, sigma, _between(draws, "angle", -0.75 * math.pi, -0.25 * math.pi))
     white = torch.maximum(v, _gray(v) * 1.5 + 127.5)
     return v * mix + white * (1 - mix) + layer + layer.flip(2, 3)
@@ -266,7 +269,7 @@ def spatter(
 ) -> Tensor:
     """Drops of water with light on them, or at higher severities splashes of mud."""
     side = v.shape[-1]
-    liquid = gaussian((draws.normal(1, side, side).double() * sd + mean) * 255, sigma)
+    liquid = gaussian(on_grid((draws.normal(1, side, side).double() * sd + mean) * 255), sigma)
     if mud:
         cover = gaussian((liquid > 255 * least).double(), strength)
         cover = torch.where(cover < 0.8, 0.0, cover)
@@ -291,16 +294,16 @@ def elastic_transform(v: Tensor, draws: Draws, amount: float, sigma: float, shif
     # In the moved corners, (right, down) = first + a (second - first) + b (third - first): solved for a and b.
     (ax, ay), (bx, by), (cx, cy) = ((ends[:, i, 0].view(n, 1, 1), ends[:, i, 1].view(n, 1, 1)) for i in range(3))
     area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-    a = ((right - ax) * (cy - ay) - (cx - ax) * (down - ay)) / area
-    b = ((bx - ax) * (down - ay) - (right - ax) * (by - ay)) / area
+    a = (right - ax) * ((cy - ay) / area) - (down - ay) * ((cx - ax) / area)
+    b = (down - ay) * ((bx - ax) / area) - (right - ax) * ((by - ay) / area)
     # The corners as they were are one apart by (0, -2 third), the other by (-2 third, -2 third).
-    v = sample(v, half + third - 2 * third * (a + b), half + third - 2 * third * b, "mirror")
+    v = sample(v, half + third - 2 * third * (a + b), half + third - 2 * third * b, twice=False)
     if not amount:
         return v
     field = draws.at("field").uniform(2, side, side).double() * 2 - 1
     # Smoothed on a grid of 2^-24: numbers are below 1, a filter allows 256.
     field = gaussian(field * 256, sigma * side, truncate=3, edge="reflect") / 256 * (amount * side)
-    return sample(v, down + field[:, 1], right + field[:, 0], "reflect")
+    return sample(v, down + field[:, 1], right + field[:, 0], twice=True)
 
 
 @corruption(paper=PAPER, unfit=unfit)
@@ -314,15 +317,17 @@ def pixelate(v: Tensor, draws: Draws, size: float) -> Tensor:
 def _boxes(v: Tensor, side: int) -> Tensor:
     """Each new pixel is the mean of those whose middle lies in it; rounded along one axis, then the other."""
     scale = v.shape[-1] / side
+    reach = max(scale, 1) / 2
+    ends = [(int((i + 0.5) * scale - reach + 0.5), int((i + 0.5) * scale + reach + 0.5)) for i in range(side)]
+    if all(high - low == 1 for low, high in ends):
+        own = torch.tensor([low for low, _ in ends], device=v.device)
+        return v.index_select(2, own).index_select(3, own)
     rows = torch.zeros(side, v.shape[-1], dtype=torch.float64)
-    for i in range(side):
-        reach = max(scale, 1) / 2
-        low, high = int((i + 0.5) * scale - reach + 0.5), int((i + 0.5) * scale + reach + 0.5)
-        rows[i, max(low, 0) : high] = 1
-    rows = rows.to(v.device)
+    for row_, (low, high) in zip(rows, ends, strict=True):
+        row_[low:high] = 1
+    rows, count = rows.to(v.device), rows.sum(1).to(v.device)
     for _ in range(2):
-        total = v @ rows.T
-        v = (total / rows.sum(1) + 0.5 + 2**-30).floor().transpose(-1, -2)
+        v = (v @ rows.T).div_(count).add_(0.5 + 2**-30).floor_().transpose(-1, -2)
     return v
 
 
@@ -330,19 +335,16 @@ def _boxes(v: Tensor, side: int) -> Tensor:
 @tabled
 def jpeg_compression(v: Tensor, draws: Draws, quality: int) -> Tensor:
     """JPEG as Pillow writes it, colours at half the size; coded on the CPU, whatever the device."""
-    coded = [_jpeg(image, int(quality)) for image in v.byte().cpu()]
-    return torch.stack(coded).to(v.device).double()
+    gray = v.shape[1] == 1
+    plain = v.byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    coded = np.stack([_jpeg(image[..., 0] if gray else image, int(quality)) for image in plain])
+    found = torch.from_numpy(coded).to(v.device)
+    return (found[:, None] if gray else found.permute(0, 3, 1, 2)).double()
 
 
-def _jpeg(image: Tensor, quality: int) -> Tensor:
-    """An image (C, H, W) written and read."""
-    import numpy as np
-    from PIL import Image
-
-    gray = image.shape[0] == 1
+def _jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """An image (H, W) or (H, W, 3) written and read."""
     file = io.BytesIO()
-    Image.fromarray((image[0] if gray else image.permute(1, 2, 0)).numpy()).save(file, "JPEG", quality=quality)
-    file.seek(0)
+    Image.fromarray(image).save(file, "JPEG", quality=quality)
     with Image.open(file) as found:
-        read = torch.from_numpy(np.array(found))
-    return read[None] if gray else read.permute(2, 0, 1)
+        return np.asarray(found)

@@ -23,21 +23,20 @@ if TYPE_CHECKING:
 
 GRID = 2.0**16  # parts of a level
 UNIT = 2.0**24  # parts of a weight
-Edge = Literal["nearest", "reflect", "mirror"]  # a a a|a b c, c b a|a b c, d c b|a b c
+Edge = Literal["nearest", "reflect"]  # a a a|a b c, c b a|a b c
 
 
 def on_grid(x: Tensor) -> Tensor:
     """The nearest multiples of 2^-16."""
-    return (x * GRID).round() / GRID
+    return x.mul(GRID).round_().div_(GRID)
 
 
 def edged(place: Tensor, side: int, edge: Edge) -> Tensor:
     """Whole places, also far outside, brought into 0..side-1 as the edge says."""
     if edge == "nearest":
         return place.clamp(0, side - 1)
-    period = 2 * side if edge == "reflect" else 2 * side - 2
-    folded = place.remainder(period)
-    return torch.minimum(folded, (period - 1 if edge == "reflect" else period) - folded)
+    folded = place.remainder(2 * side)
+    return torch.minimum(folded, 2 * side - 1 - folded)
 
 
 def bell(sigma: float, radius: int) -> NDArray[np.float64]:
@@ -65,15 +64,16 @@ def blur_rows(side: int, sigma: float, truncate: float, edge: Edge, device: torc
 
 
 def separable(x: Tensor, rows: Tensor) -> Tensor:
-    """The matrix (side, side) applied along both axes of x (N, C, side, side)."""
-    for _ in range(2):
-        x = on_grid(on_grid(x) @ rows.T).transpose(-1, -2).contiguous()
-    return x
+    """The matrix (side, side) applied along both axes of x (N, C, side, side), which is on the grid."""
+    across = on_grid(x @ rows.T).transpose(-1, -2).contiguous()
+    return (across @ rows.T).transpose(-1, -2).contiguous()
 
 
 def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, edge: Edge = "nearest") -> Tensor:
-    """The Gaussian filter of SciPy and scikit-image."""
-    return separable(x, blur_rows(x.shape[-1], float(sigma), truncate, edge, x.device)) if sigma else x
+    """The Gaussian filter of SciPy and scikit-image, of what is on the grid."""
+    if int(truncate * sigma + 0.5) == 0:
+        return x
+    return separable(x, blur_rows(x.shape[-1], float(sigma), truncate, edge, x.device))
 
 
 @lru_cache(maxsize=16)
@@ -177,21 +177,15 @@ def zooms(side: int, count: int, step: int, device: torch.device) -> Tensor:
         return torch.sparse_coo_tensor(places, weights, (side**2, side**2), is_coalesced=True).to(device)
 
 
-def sample(x: Tensor, down: Tensor, right: Tensor, edge: Edge) -> Tensor:
-    """x between its pixels, linearly, at the places (N, H, W)."""
-    n, channels, side, _ = x.shape
-    flat = x.reshape(n, channels, -1)
-    top, left = down.floor(), right.floor()
-    rows = [edged(top.long() + i, side, edge) * side for i in (0, 1)]
-    columns = [edged(left.long() + i, side, edge) for i in (0, 1)]
-    below, beside = (down - top).view(n, 1, -1), (right - left).view(n, 1, -1)
+def sample(x: Tensor, down: Tensor, right: Tensor, *, twice: bool) -> Tensor:
+    """x between its pixels, linearly, at the places (N, H, W), and mirrored beyond its edges.
 
-    def corner(i: int, j: int) -> Tensor:
-        return flat.gather(2, (rows[i] + columns[j]).view(n, 1, -1).expand(-1, channels, -1))
-
-    upper = corner(0, 0) * (1 - beside) + corner(0, 1) * beside
-    lower = corner(1, 0) * (1 - beside) + corner(1, 1) * beside
-    return (upper * (1 - below) + lower * below).view_as(x)
+    twice: a mirrored pixel of the edge comes twice.  Each image is done for itself.
+    """
+    side = x.shape[-1]
+    size, start = (side, -0.5) if twice else (side - 1, 0.0)  # what -1 and 1 mean there
+    places = torch.stack([right, down], -1).sub_(start).mul_(2 / size).sub_(1)
+    return F.grid_sample(x, places, mode="bilinear", padding_mode="reflection", align_corners=not twice)
 
 
 def copies(offsets: Tensor, side: int) -> Tensor:

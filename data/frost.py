@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from bench import UsageError
 
@@ -52,8 +53,6 @@ def _pictures(paths: tuple[Path, ...], size: float, side: int) -> tuple[NDArray[
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    from PIL import Image
-
     try:
         with Image.open(path) as picture:
             # Dropping what is transparent, as the original does; convert() does not blend.
