@@ -76,8 +76,7 @@ def tabled(function: Callable[..., Tensor]) -> Callable[[Tensor, int, Draws], Te
         settings = row(function.__name__, width, severity)
         size = max(1, PIECE.get(x.device.type, 2**24) // x[:1].numel())
         pieces = [slice(start, start + size) for start in range(0, len(x), size)]
-        levels = (x * 255).round().double()
-        return torch.cat([_cut(function(levels[p], draws[p], *settings)) for p in pieces])
+        return torch.cat([_cut(function((x[p] * 255).round().double(), draws[p], *settings)) for p in pieces])
 
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(spoil, name, getattr(function, name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, files
@@ -11,35 +13,41 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from bench import UsageError
+from bench import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 VARIABLE = "BENCH_FROST"  # a folder with the pictures
-NAMES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # the original never draws the sixth
+PICTURES = {  # name to sha256, as in imagecorruptions 1.1.2 and in hendrycks/robustness, which never draws its sixth
+    "frost1.png": "ff9f907860bd7a835d459e32f9d588062b7f61ee267343cc7222b56753a14755",
+    "frost2.png": "fe211a89b336999c207a852ce05818d4545d0b57c5beadd824b4cc9d9a9b6137",
+    "frost3.png": "2d0d50b4a9bb213f38b024ef7768731bb83cc08d2f26b5766bbc167cdfa0e504",
+    "frost4.jpg": "3f8b91ca1a9fa7167b09e773da53f5ae60d0a1fd88f02a783f6e328a72887f6e",
+    "frost5.jpg": "5fc6a19df4a429ba68abdcc8f8a4278d4c9f81c9ccafd2c92ab0c8cf8992ebd2",
+}
 HOW = (
     "frost needs five photographs that Rampart does not bring: pip install 'rampart-bench[frost]' (it brings "
-    f"imagecorruptions, which has them), or name a folder that holds {', '.join(NAMES)} in {VARIABLE}"
+    f"imagecorruptions, which has them), or name a folder that holds {', '.join(PICTURES)} in {VARIABLE}"
 )
 
 
 def places() -> tuple[Path, ...]:
     """Where the pictures lie: in the folder that BENCH_FROST names, or in the distribution, which is not imported."""
     if folder := os.environ.get(VARIABLE):
-        found = tuple(Path(folder) / name for name in NAMES)
+        found = tuple(Path(folder) / name for name in PICTURES)
         absent = [path.name for path in found if not path.is_file()]
         if absent:
-            raise UsageError(f"{VARIABLE}={folder}: {', '.join(absent)} is not there; expected {', '.join(NAMES)}")
+            raise UsageError(f"{VARIABLE}={folder}: {', '.join(absent)} is not there; expected {', '.join(PICTURES)}")
         return found
     try:
         listed = files("imagecorruptions") or []
     except PackageNotFoundError:
         raise UsageError(HOW) from None
     by_name = {file.name: Path(str(file.locate())) for file in listed if file.parent.name == "frost"}
-    if not all(name in by_name and by_name[name].is_file() for name in NAMES):
+    if not all(name in by_name and by_name[name].is_file() for name in PICTURES):
         raise UsageError(f"imagecorruptions is installed without its pictures; {HOW}")
-    return tuple(by_name[name] for name in NAMES)
+    return tuple(by_name[name] for name in PICTURES)
 
 
 def pictures(size: float, side: int) -> tuple[NDArray[np.uint8], ...]:
@@ -53,14 +61,15 @@ def _pictures(paths: tuple[Path, ...], size: float, side: int) -> tuple[NDArray[
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as picture:
-            # Dropping what is transparent, as the original does; convert() does not blend.
-            return np.array(picture.convert("RGB"))
-    except OSError as error:
-        raise UsageError(
-            f"{path} is not a picture that can be read ({error}); expected a photograph of frost"
-        ) from None
+    raw = path.read_bytes()
+    found = hashlib.sha256(raw).hexdigest()
+    if found != PICTURES[path.name]:  # another picture would be another corruption under the same name
+        raise IntegrityError(
+            f"{path} is not the published photograph: its {len(raw):,} bytes have sha256 {found}, "
+            f"expected {PICTURES[path.name]}"
+        )
+    with Image.open(io.BytesIO(raw)) as picture:
+        return np.array(picture.convert("RGB"))  # without what says how transparent it is, as the original has it
 
 
 def _small(picture: NDArray[np.uint8], size: float, side: int) -> NDArray[np.uint8]:

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from data import corruptions
-from data import frost as frosts
 from data.corruptions_tables import EXTRA, MAIN
 from tests.data.corruptions_oracle import spoilt
-from tests.data.corruptions_scene import draws, images, levels, make_frost
+from tests.data.corruptions_scene import draws, images, levels, use_frost
 
 COUNT = 256
 FAST = {"glass_blur": 20, "elastic_transform": 20, "zoom_blur": 20}  # the others are no slower
@@ -50,7 +49,7 @@ def least(work, rounds):
 @pytest.mark.parametrize("name", MAIN + EXTRA)
 def test_time_beside_an_image_at_a_time(benchmark, name, tmp_path, monkeypatch):
     """All five severities of 32 x 32 colour images, given the same draws."""
-    monkeypatch.setenv(frosts.VARIABLE, str(make_frost(tmp_path / "frost")))
+    use_frost(tmp_path / "frost", monkeypatch)
     function, x = getattr(corruptions, name), images(COUNT, 3, 32)
     plain = levels(x).permute(0, 2, 3, 1).numpy()
     given = [Kept(draws(torch.arange(COUNT), name, severity), {}) for severity in range(1, 6)]

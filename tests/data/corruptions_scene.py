@@ -1,5 +1,7 @@
 """Images and frost by whole-number arithmetic alone, the same everywhere."""
 
+import hashlib
+
 import numpy as np
 import torch
 from PIL import Image
@@ -34,9 +36,17 @@ def levels(x):
 
 
 def make_frost(folder):
-    """Five pictures under the names of the photographs, some larger than others."""
+    """Five pictures under the names of the photographs, some larger than others, and their sha256 by name."""
     folder.mkdir(exist_ok=True)
-    for k, name in enumerate(frosts.NAMES):
+    made = {}
+    for k, name in enumerate(frosts.PICTURES):
         picture = np.stack([pattern(315 + 20 * k, 520 - 30 * k, 11 * k + c) for c in range(3)], 2)
         Image.fromarray(picture).save(folder / name, format="PNG")
-    return folder
+        made[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    return made
+
+
+def use_frost(folder, monkeypatch):
+    """Let these be the published photographs."""
+    monkeypatch.setattr(frosts, "PICTURES", make_frost(folder))
+    monkeypatch.setenv(frosts.VARIABLE, str(folder))

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from bench import UsageError
+from bench import IntegrityError, UsageError
 from bench.registry import plugins
 from data import corruptions
 from data import frost as frosts
 from data.corruptions_tables import EXTRA, MAIN, SIDES, TABLES, row
 from tests.data.corruptions_oracle import ORACLES, spoilt
-from tests.data.corruptions_scene import draws, images, levels, make_frost
+from tests.data.corruptions_scene import draws, images, levels, make_frost, use_frost
 
 GOLDEN = json.loads(Path(__file__).with_name("corruptions_golden.json").read_text())
 NAMES = MAIN + EXTRA
@@ -29,13 +29,15 @@ RISING = (
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Frost of the test's own making."""
-    return make_frost(tmp_path_factory.mktemp("frost"))
+    """Frost of the test's own making: the folder, and the sha256 of each."""
+    folder = tmp_path_factory.mktemp("frost")
+    return folder, make_frost(folder)
 
 
 @pytest.fixture(autouse=True)
 def _frost(pictures, monkeypatch):
-    monkeypatch.setenv(frosts.VARIABLE, str(pictures))
+    monkeypatch.setenv(frosts.VARIABLE, str(pictures[0]))
+    monkeypatch.setattr(frosts, "PICTURES", pictures[1])
 
 
 def corrupt(name, x, severity, ids=None):
@@ -208,26 +210,26 @@ def test_without_its_photographs_frost_says_how_to_get_them(monkeypatch):
 
 def test_the_photographs_are_found_in_the_distribution_without_importing_it(monkeypatch, tmp_path):
     """By its list of files; the sixth, which is never drawn, is not needed; one that is lost is missed."""
-    make_frost(tmp_path / "frost")
+    use_frost(tmp_path / "frost", monkeypatch)
 
     class File(type(Path())):
         def locate(self):
             return tmp_path / "frost" / self.name
 
     monkeypatch.delenv(frosts.VARIABLE)
-    monkeypatch.setattr(frosts, "files", lambda _: [File(f"imagecorruptions/frost/{n}") for n in frosts.NAMES])
-    assert frosts.places() == tuple(tmp_path / "frost" / name for name in frosts.NAMES)
+    monkeypatch.setattr(frosts, "files", lambda _: [File(f"imagecorruptions/frost/{n}") for n in frosts.PICTURES])
+    assert frosts.places() == tuple(tmp_path / "frost" / name for name in frosts.PICTURES)
     (tmp_path / "frost" / "frost3.png").unlink()
     with pytest.raises(UsageError, match="without its pictures"):
         frosts.places()
 
 
 def test_a_folder_that_lacks_a_photograph_or_holds_another_file_is_named(monkeypatch, tmp_path):
-    """The first is missing; then one is no picture."""
-    folder = make_frost(tmp_path / "mine")
-    monkeypatch.setenv(frosts.VARIABLE, str(folder))
+    """Six bytes of HTML are not the published photograph; then one is missing."""
+    folder = tmp_path / "mine"
+    use_frost(folder, monkeypatch)
     (folder / "frost2.png").write_text("<html>")
-    with pytest.raises(UsageError, match=r"mine/frost2.png is not a picture"):
+    with pytest.raises(IntegrityError, match=r"mine/frost2.png is not the published photograph: its 6 bytes"):
         corrupt("frost", images(8, 3, 32), 1)
     (folder / "frost1.png").unlink()
     with pytest.raises(UsageError, match=r"BENCH_FROST=.*mine: frost1.png is not there"):

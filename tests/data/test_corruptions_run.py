@@ -7,13 +7,13 @@ import pytest
 
 from data import frost as frosts
 from tests.conftest import TINY
-from tests.data.corruptions_scene import make_frost, pattern
+from tests.data.corruptions_scene import pattern, use_frost
 
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):
     """The words that name a data set of 28 gray pixels a side, an untrained linear net, and frost; 5 images."""
-    monkeypatch.setenv(frosts.VARIABLE, str(make_frost(tmp_path / "frost")))
+    use_frost(tmp_path / "frost", monkeypatch)
     x = np.stack([pattern(28, 28, i)[None] for i in range(30)])
     y = np.arange(30) % 3
     np.savez(tmp_path / "gray.npz", x_train=x[5:], y_train=y[5:], x_test=x[:5], y_test=y[:5])
