@@ -76,7 +76,7 @@ def tabled(function: Callable[..., Tensor]) -> Callable[[Tensor, int, Draws], Te
         settings = row(function.__name__, width, severity)
         size = max(1, PIECE.get(x.device.type, 2**24) // x[:1].numel())
         pieces = [slice(start, start + size) for start in range(0, len(x), size)]
-        return torch.cat([_cut(function((x[p] * 255).round().double(), draws[p], *settings)) for p in pieces])
+        return torch.cat([_cut(function((x[p] * 255).round_().double(), draws[p], *settings)) for p in pieces])
 
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(spoil, name, getattr(function, name))
@@ -85,7 +85,7 @@ def tabled(function: Callable[..., Tensor]) -> Callable[[Tensor, int, Draws], Te
 
 def _cut(levels: Tensor) -> Tensor:
     """Whole levels from 0 to 255, as float32 in [0, 1]."""
-    return (levels + HAIR).floor().clamp(0, 255).float() / 255
+    return (levels + HAIR).floor_().clamp_(0, 255).float().div_(255)
 
 
 def _gray(x: Tensor) -> Tensor:
@@ -257,8 +257,8 @@ def saturate(v: Tensor, draws: Draws, factor: float, more: float) -> Tensor:
 @tabled
 def contrast(v: Tensor, draws: Draws, factor: float) -> Tensor:
     """Values nearer to the mean of their channel."""
-    mean = v.long().sum((2, 3), keepdim=True).double() / v[0, 0].numel()  # of whole numbers, so in any order
-    return (v - mean) * factor + mean
+    mean = v.sum((2, 3), keepdim=True) / v[0, 0].numel()  # a sum of whole numbers, the same in any order
+    return (v - mean).mul_(factor).add_(mean)
 
 
 @corruption(paper=PAPER, unfit=unfit)
