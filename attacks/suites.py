@@ -48,6 +48,20 @@ BLACKBOX = Suite(
     summary="attacks that see scores alone, or labels alone: 5,000 or 10,000 questions an image (Linf)",
 )
 
+# CIFAR-10-C's: the fifteen of its tables, and the four that were kept for validation.
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+    "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+    "speckle_noise", "gaussian_blur", "spatter", "saturate",
+)  # fmt: skip
+CORRUPTED = tuple(f"{name}:{severity}" for name in CORRUPTIONS for severity in range(1, 6))
+
+CORRUPTION_SUITE = Suite(
+    "corruptions",
+    parts=((("clean",), CORRUPTED),),
+    summary="accuracy under the 19 corruptions of CIFAR-10-C at five severities, for images of 28 pixels or more",
+)
+
 FULL = Suite(
     "full",
     parts=(
@@ -57,8 +71,9 @@ FULL = Suite(
             ),
             ("clean",),
         ),
+        (("clean",), CORRUPTED),
     ),
-    summary="every column, on clean images",
+    summary="every column on clean images, and clean under the 19 corruptions at five severities",
 )  # fmt: skip
 
 # PART (ICML 2024), by its public code: 20 steps of 2/255 (SVHN: 1/255) at 8/255, the last image of every image.

@@ -162,6 +162,8 @@ def _exam(command: Any) -> Any:
                 help="which are examined; default: best"),
         _option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: all"),
         _option("--columns", default="", metavar="LIST", help='an ad-hoc suite: "clean, pgd(steps=50)"'),
+        _option("--conditions", default="", metavar="LIST",
+                help='in place of the suite\'s: "clean, fog:3"; fog is all its severities'),
         _option("--suite", default="quick", show_default=True, help="the exam"),
         _option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=_numbers, help="training seeds"),
         _option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
@@ -351,7 +353,8 @@ def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
     request = Request(
         defenses=tuple(text for given in options["defenses"] for text in split_list(given)),
         net=options["net"], dataset=options["dataset"], threat=options["threat"], seeds=options["seeds"],
-        suite=options["suite"], columns=tuple(split_list(options["columns"])), n=options["n"] or 0,
+        suite=options["suite"], columns=tuple(split_list(options["columns"])),
+        conditions=tuple(split_list(options["conditions"])), n=options["n"] or 0,
         weights=options["weights"], attack_seed=options["attack_seed"],
         precision=options["precision"],
     )  # fmt: skip
@@ -370,6 +373,8 @@ def _folder_for_tensorboard(folder: str) -> str:
 def _say_left_out(exam: Exam) -> None:
     if exam.left_out:
         _say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
+    for reason, names in exam.unfit.items():
+        _say(f"Left out: {', '.join(names)}: {reason}.")
 
 
 def _say_unset(exam: Exam) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bench.draws import Draws
-    from bench.exam import Dataset
+    from bench.exam import Dataset, Shape
     from bench.fetch import PublishedFile
     from bench.threat import Norm, ThreatModel
     from bench.training import TrainJob
@@ -233,6 +233,8 @@ class Corruption(Plugin):
 
     kind: ClassVar[str] = "corruption"
 
+    unfit: Callable[[Shape], str] | None = None  # why images of a shape cannot be spoilt here; empty where they can
+
     def __call__(self, x: Tensor, severity: int, draws: Draws, **settings: Value) -> Tensor:
         """Run it."""
         spoilt: Tensor = self.function(x, severity, draws, **settings)
@@ -407,11 +409,16 @@ def net(
     return wrap
 
 
-def corruption(*, paper: str = "", version: int = 1) -> Callable[[Callable[..., Tensor]], Corruption]:
-    """Make a function a corruption; its name keeps the underscores, as the field writes them."""
+def corruption(
+    *, paper: str = "", version: int = 1, unfit: Callable[[Shape], str] | None = None
+) -> Callable[[Callable[..., Tensor]], Corruption]:
+    """Make a function a corruption; its name keeps the underscores, as the field writes them.
+
+    unfit: why it cannot spoil images of a shape, or not on this machine; a suite then goes on without it and says so.
+    """
 
     def wrap(function: Callable[..., Tensor]) -> Corruption:
-        return Corruption(name=function.__name__, function=function, version=version, paper=paper)
+        return Corruption(name=function.__name__, function=function, version=version, paper=paper, unfit=unfit)
 
     return wrap
 

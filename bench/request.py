@@ -10,7 +10,7 @@ from bench.errors import UsageError
 from bench.exam import CLEAN, Cell, Column, Condition, Dataset, Precision, Suite, Training, Which
 from bench.obtain import Lesson
 from bench.outcomes import Outcome
-from bench.recipe import Attack, DatasetLoader, Defense, Recipe
+from bench.recipe import Attack, Corruption, DatasetLoader, Defense, Recipe
 from bench.registry import Registry
 from bench.surrogates import pinned
 from bench.threat import ThreatModel
@@ -31,6 +31,7 @@ class Request:
     seeds: tuple[int, ...] = (0,)
     suite: str = "quick"
     columns: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()  # fog:3, or fog for all its severities; in place of the suite's own
     n: int = 0
     weights: tuple[Which, ...] = ()
     attack_seed: int = 0
@@ -55,6 +56,7 @@ class Exam:
     attack_seed: int
     precision: Precision
     left_out: tuple[str, ...]  # columns of the suite that do not search the threat's norm
+    unfit: dict[str, tuple[str, ...]]  # corruptions of the suite that cannot be used here, by the reason
     unset: tuple[str, ...] = ()  # defenses that have presets, but none for this data set
 
     def cells(self, net: str, weights: str, column: str, condition: str) -> list[Cell]:
@@ -113,6 +115,7 @@ def resolve(request: Request, place: Place) -> Exam:
     explicit = bool(request.threat) and not suite.threat  # then the presets' own eps does not count
     defenses = [_defense(text, registry, recipe.name, net, explicit=explicit) for text in request.defenses]
     dataset = place.dataset(recipe)
+    suite, unfit = _usable(suite, registry, dataset.shape, named=bool(request.conditions))
     columns, attacks, questions = _columns(suite, place, threat, dataset.shape)
     if not defenses or not questions:
         raise UsageError(f"there is nothing to do: {'no --defense' if not defenses else 'no column'} is named")
@@ -133,16 +136,48 @@ def resolve(request: Request, place: Place) -> Exam:
     return Exam(
         dataset, recipe, threat, net, tuple(lessons), {d.key: d for d, _ in defenses}, columns, attacks, questions,
         suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed,
-        request.precision, left_out,
+        request.precision, left_out, unfit,
         tuple(dict.fromkeys(d.name for d, _ in defenses if registry.lacks_preset(d.name, recipe.name))),
     )  # fmt: skip
 
 
 def _suite(request: Request, registry: Registry) -> Suite:
-    """The suite by name, or an ad-hoc one of the columns that were listed."""
+    """The suite by name, or an ad-hoc one of the columns that were listed; under the conditions that were listed."""
+    asked = tuple(dict.fromkeys(c for text in request.conditions for c in _severities(text)))
     if request.columns:
-        return Suite("ad hoc", ((request.columns, (CLEAN,)),))
-    return registry.suite(request.suite)
+        return Suite("ad hoc", ((request.columns, asked or (CLEAN,)),))
+    suite = registry.suite(request.suite)
+    return replace(suite, parts=tuple((names, asked) for names, _ in suite.parts)) if asked else suite
+
+
+def _severities(text: str) -> tuple[str, ...]:
+    """A condition, or all five of a corruption whose severity is not said."""
+    return (text,) if text == CLEAN or ":" in text else tuple(f"{text}:{severity}" for severity in range(1, 6))
+
+
+def _usable(suite: Suite, registry: Registry, shape: Shape, *, named: bool) -> tuple[Suite, dict[str, tuple[str, ...]]]:
+    """The suite without the corruptions that cannot spoil images of this shape here, and those, by the reason.
+
+    One that was named on the command line is an error; so is a suite of which nothing is left.
+    """
+    reasons: dict[str, list[str]] = {}
+    kept: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
+    for names, conditions in suite.parts:
+        fit = []
+        for text in conditions:
+            recipe = _corruption(text, registry)
+            reason = _unfit(recipe, shape)
+            if reason and named:
+                raise UsageError(f"condition {text}: {reason}")
+            if recipe and reason:
+                reasons.setdefault(reason, []).append(str(recipe))
+            else:
+                fit.append(text)
+        if fit:
+            kept.append((names, tuple(fit)))
+    if not kept and reasons:
+        raise UsageError(f"nothing of suite {suite.name} is left: {'; '.join(reasons)}")
+    return replace(suite, parts=tuple(kept)), {r: tuple(dict.fromkeys(names)) for r, names in reasons.items()}
 
 
 def _fitting(suite: Suite, registry: Registry, threat: ThreatModel) -> tuple[Suite, tuple[str, ...]]:
@@ -180,7 +215,9 @@ def _columns(
 
 
 def _find_all(suite: Suite, registry: Registry, threat: ThreatModel) -> None:
-    """An error for the first column or attack that is not there, or does not search the threat's norm."""
+    """An error for the first corruption, column or attack that is not there, or does not search the threat's norm."""
+    for text in (text for _, conditions in suite.parts for text in conditions):
+        _condition(text, registry)
     for name in (name for names, _ in suite.parts for name in names):
         for text in registry.column(name).under(threat.norm):
             _can(registry.parse("attack", text), threat, name)
@@ -203,10 +240,22 @@ def _has_classes(recipe: Recipe, shape: Shape, column: str) -> None:
 
 def _condition(text: str, registry: Registry) -> str:
     """A condition with its corruption's full key."""
-    condition = Condition.parse(text)
-    if not condition.corruption:
-        return CLEAN
-    return str(Condition(registry.parse("corruption", condition.corruption).key, condition.severity))
+    recipe = _corruption(text, registry)
+    return str(Condition(recipe.key, Condition.parse(text).severity)) if recipe else CLEAN
+
+
+def _unfit(recipe: Recipe | None, shape: Shape) -> str:
+    """Why a corruption cannot spoil images of this shape here; empty where it can."""
+    if recipe is None:
+        return ""
+    assert isinstance(recipe.plugin, Corruption)
+    return recipe.plugin.unfit(shape) if recipe.plugin.unfit else ""
+
+
+def _corruption(text: str, registry: Registry) -> Recipe | None:
+    """A condition's corruption; none of clean."""
+    name = Condition.parse(text).corruption
+    return registry.parse("corruption", name) if name else None
 
 
 def _defense(text: str, registry: Registry, dataset: str, net: Recipe, *, explicit: bool) -> tuple[Recipe, str]:

@@ -1,0 +1,253 @@
+"""What the corruptions are made of: filters, zooms, warps and maps, whose bits depend on one image alone.
+
+Images are float64 (N, C, H, W) in grey levels, 0 to 255.  A filter's weights are whole multiples of 2^-24 and what it
+is given of 2^-16 of a level, so that every sum is exact: neither its order nor the batch nor the device can change it.
+The rest is done value by value.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+GRID = 2.0**16  # parts of a level
+UNIT = 2.0**24  # parts of a weight
+Edge = Literal["nearest", "reflect"]  # a a a|a b c, c b a|a b c
+
+
+def on_grid(x: Tensor) -> Tensor:
+    """The nearest multiples of 2^-16."""
+    return x.mul(GRID).round_().div_(GRID)
+
+
+def edged(place: Tensor, side: int, edge: Edge) -> Tensor:
+    """Whole places, also far outside, brought into 0..side-1 as the edge says."""
+    if edge == "nearest":
+        return place.clamp(0, side - 1)
+    folded = place.remainder(2 * side)
+    return torch.minimum(folded, 2 * side - 1 - folded)
+
+
+def bell(sigma: float, radius: int) -> NDArray[np.float64]:
+    """A normal curve at -radius..radius, of sum 1."""
+    curve = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+    return np.asarray(curve / curve.sum())
+
+
+def whole(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights in whole units of 2^-24, with the sum that they have: the largest takes what rounding leaves."""
+    units = np.rint(weights * UNIT)
+    units.flat[weights.argmax()] += np.rint(weights.sum() * UNIT) - units.sum()
+    return units
+
+
+@lru_cache(maxsize=64)
+def blur_rows(side: int, sigma: float, truncate: float, edge: Edge, device: torch.device) -> Tensor:
+    """The Gaussian filter along one axis as a matrix (side, side)."""
+    radius = int(truncate * sigma + 0.5)
+    rows = torch.zeros(side, side, dtype=torch.float64)
+    here = torch.arange(side)
+    for offset, units in zip(range(-radius, radius + 1), whole(bell(sigma, radius)).tolist(), strict=True):
+        rows[here, edged(here + offset, side, edge)] += units / UNIT
+    return rows.to(device)
+
+
+def separable(x: Tensor, rows: Tensor) -> Tensor:
+    """The matrix (side, side) applied along both axes of x (N, C, side, side), which is on the grid."""
+    across = on_grid(x @ rows.T).transpose(-1, -2).contiguous()
+    return (across @ rows.T).transpose(-1, -2).contiguous()
+
+
+def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, edge: Edge = "nearest") -> Tensor:
+    """The Gaussian filter of SciPy and scikit-image, of what is on the grid."""
+    if int(truncate * sigma + 0.5) == 0:
+        return x
+    return separable(x, blur_rows(x.shape[-1], float(sigma), truncate, edge, x.device))
+
+
+@lru_cache(maxsize=16)
+def disk(radius: float, alias: float) -> list[tuple[int, int, float]]:
+    """A disk whose edge is smoothed by a small Gaussian: (down, right, weight) where it is not zero.
+
+    Where it fills its square, the mirroring beyond changes the sum from 1, as it does in the original.
+    """
+    reach, small = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
+    line = np.arange(-reach, reach + 1)
+    flat = (line[:, None] ** 2 + line[None, :] ** 2 <= radius**2).astype(np.float64)
+    flat /= flat.sum()
+    soft = bell(alias, small)
+    mirrored = np.pad(flat, small, mode="reflect")
+    smooth = sum(
+        soft[i] * soft[j] * mirrored[i : i + len(line), j : j + len(line)]
+        for i in range(2 * small + 1)
+        for j in range(2 * small + 1)
+    )
+    units = whole(np.asarray(smooth))
+    return [(int(i) - reach, int(j) - reach, float(units[i, j] / UNIT)) for i, j in np.argwhere(units)]
+
+
+def correlate(x: Tensor, taps: Iterable[tuple[int, int, float]]) -> Tensor:
+    """The sum of weighted shifts of x, mirrored at its edges."""
+    taps = list(taps)
+    reach = max(max(abs(down), abs(right)) for down, right, _ in taps)
+    side = x.shape[-1]
+    padded = F.pad(x, (reach,) * 4, mode="reflect") if reach else x
+    found = torch.zeros_like(x)
+    for weight in sorted({w for _, _, w in taps}):
+        alike = [(i + reach, j + reach) for i, j, w in taps if w == weight]
+        total = torch.zeros_like(x)
+        for i, j in alike:
+            total += padded[..., i : i + side, j : j + side]
+        found += total * weight
+    return found
+
+
+def motion(x: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
+    """ImageMagick's motion blur of whole levels: half a Gaussian along an angle (N,) in radians; rounded."""
+    n, channels, side, _ = x.shape
+    width = 2 * math.ceil(radius) + 1
+    half = np.exp(-(np.arange(width) ** 2) / (2 * sigma**2))
+    cos, sin = torch.cos(angle).view(-1, 1, 1), torch.sin(angle).view(-1, 1, 1)
+    here = torch.arange(side, device=x.device)
+    flat, found = x.reshape(n, channels, -1), torch.zeros_like(x).view(n, channels, -1)
+    for step, units in enumerate(whole(half / half.sum()).tolist()):
+        if units:
+            down = edged(here.view(1, -1, 1) + torch.ceil(step * sin - 0.5).long(), side, "nearest")
+            right = edged(here.view(1, 1, -1) + torch.ceil(step * cos - 0.5).long(), side, "nearest")
+            place = (down * side + right).view(n, 1, -1).expand(-1, channels, -1)
+            found += flat.gather(2, place) * (units / UNIT)
+    return torch.floor(found + 0.5).view_as(x)
+
+
+def zoom_taps(side: int, zoom: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Enlarging the middle of an axis: each place is low + share * (high - low) of two places, (side,) each."""
+    crop = math.ceil(side / zoom)
+    large = round(crop * zoom)
+    at = (torch.arange(side) + (large - side) // 2) * ((crop - 1) / (large - 1))
+    low = at.floor().clamp(0, crop - 1)
+    start = (side - crop) // 2
+    return start + low.long(), start + (low + 1).clamp(0, crop - 1).long(), at - low
+
+
+@lru_cache(maxsize=16)
+def zoom_rows(side: int, zoom: float, device: torch.device) -> Tensor:
+    """Enlarging the middle of an axis as a matrix (side, side)."""
+    low, high, share = zoom_taps(side, zoom)
+    units = (share * UNIT).round() / UNIT
+    rows, here = torch.zeros(side, side, dtype=torch.float64), torch.arange(side)
+    rows[here, low] += 1 - units
+    rows[here, high] += units
+    return rows.to(device)
+
+
+@lru_cache(maxsize=8)
+def zooms(side: int, count: int, step: int, device: torch.device) -> Tensor:
+    """The sum of an image and of its zooms, 1 and on in hundredths, as a sparse matrix (side^2, side^2).
+
+    Its weights are multiples of 2^-32; sums of so many whole levels are exact still.
+    """
+    pixels = torch.arange(side * side)
+    cells, parts = [pixels * side**2 + pixels], [torch.full((side * side,), 2**32)]
+    part_step = (1 + step / 100) - 1  # as a float range has it: 26 * 1.25 is then a little more than 32.5
+    for zoom in (1 + i * part_step for i in range(count)):
+        low, high, share = zoom_taps(side, zoom)
+        upper = (share * 2**16).round().long()
+        ends = ((low, 2**16 - upper), (high, upper))
+        for down, weight in ends:
+            for right, other in ends:
+                cells.append(pixels * side**2 + (down[:, None] * side + right).flatten())
+                parts.append((weight[:, None] * other).flatten())
+    cell, where = torch.cat(cells).unique(return_inverse=True)
+    part = torch.zeros(len(cell), dtype=torch.int64).index_add_(0, where, torch.cat(parts))
+    cell, part = cell[part > 0], part[part > 0]
+    places = torch.stack([cell // side**2, cell % side**2])
+    weights = part.double() / 2**32
+    with torch.sparse.check_sparse_tensor_invariants(enable=True):
+        return torch.sparse_coo_tensor(places, weights, (side**2, side**2), is_coalesced=True).to(device)
+
+
+def sample(x: Tensor, down: Tensor, right: Tensor, *, twice: bool) -> Tensor:
+    """x between its pixels, linearly, at the places (N, H, W), and mirrored beyond its edges.
+
+    twice: a mirrored pixel of the edge comes twice.  Each image is done for itself.
+    """
+    side = x.shape[-1]
+    size, start = (side, -0.5) if twice else (side - 1, 0.0)  # what -1 and 1 mean there
+    places = torch.stack([right, down], -1).sub_(start).mul_(2 / size).sub_(1)
+    return F.grid_sample(x, places, mode="bilinear", padding_mode="reflection", align_corners=not twice)
+
+
+def copies(offsets: Tensor, side: int) -> Tensor:
+    """Where each pixel of a frosted glass comes from: (N, side * side) places.
+
+    From the last pixel to the first, each becomes the one at its offset, down and right, in (N, 2, inner, inner).
+    That one may have been replaced before, so chains are followed, all at once and twice as far each time.
+    """
+    n, _, inner, _ = offsets.shape
+    count, border = side * side, (side - inner) // 2
+    line = torch.arange(border + 1, side - border + 1, device=offsets.device)
+    own = (line[:, None] * side + line).view(1, -1)
+    other = ((line[:, None] + offsets[:, 0]) * side + line + offsets[:, 1]).view(n, -1)
+    within = torch.zeros(count, dtype=torch.bool, device=offsets.device)
+    within[own[0]] = True
+    # Places from count on are those of the image as it was.
+    source = torch.arange(count, 2 * count, device=offsets.device).repeat(n, 1)
+    source[:, own[0]] = other + count * ~((other > own) & within[other])
+    while (chained := source < count).any():
+        source = torch.where(chained, source.gather(1, source.clamp(max=count - 1)), source)
+    return source - count
+
+
+def diamond_square(numbers: Tensor, decay: float) -> Tensor:
+    """A cloudy map in [0, 1], (N, side, side) of a power of two that wraps around, from as many uniforms in [-1, 1)."""
+    n, side, _ = numbers.shape
+    height, flat = torch.zeros_like(numbers), numbers.reshape(n, -1)
+    used, step, rough = 0, side, 100.0
+
+    def wobbled(total: Tensor) -> Tensor:
+        nonlocal used
+        count = total.shape[1] * total.shape[2]
+        wobble = flat[:, used : used + count].view_as(total)
+        used += count
+        return total / 4 + wobble * (rough * rough)
+
+    while step >= 2:
+        half = step // 2
+        corner = height[:, ::step, ::step]
+        pair = corner + corner.roll(-1, 1)
+        middle = wobbled(pair + pair.roll(-1, 2))
+        height[:, half::step, half::step] = middle
+        corner = height[:, ::step, ::step]
+        height[:, ::step, half::step] = wobbled((middle + middle.roll(1, 1)) + (corner + corner.roll(-1, 2)))
+        height[:, half::step, ::step] = wobbled((middle + middle.roll(1, 2)) + (corner + corner.roll(-1, 1)))
+        step, rough = half, rough / decay
+    height = height - height.amin((1, 2), keepdim=True)
+    return height / height.amax((1, 2), keepdim=True)
+
+
+@lru_cache(maxsize=16)
+def poisson_steps(counts: float, device: torch.device) -> tuple[Tensor, int]:
+    """The distribution functions of Poisson counts for each grey level, in 32 bits, one after the other; their length.
+
+    Row m, from m * 2^33 on, is of the mean counts * m / 255.
+    """
+    length = int(counts + 9 * math.sqrt(counts) + 20)
+    k = np.arange(length)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, length)))])
+    mean = (counts * np.arange(256) / 255)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.exp(np.where(k == 0, 0.0, k * np.log(mean)) - mean - log_factorial)
+    steps = np.rint(np.minimum(np.cumsum(share, axis=1), 1.0) * 2**32).astype(np.int64)
+    steps += np.arange(256)[:, None] << 33
+    return torch.from_numpy(steps.ravel()).to(device), length
