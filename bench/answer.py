@@ -11,7 +11,7 @@ import torch
 
 from bench.doubts import doubts_of
 from bench.evaluate import Verdict, images, judge_together
-from bench.exam import Cell, Condition, Shape
+from bench.exam import CLEAN, Cell, Condition, Shape
 from bench.files import range_locked
 from bench.origin import about, source_hash
 from bench.place import THREADS
@@ -77,7 +77,8 @@ def answer(place: Place, question: Question) -> list[Record]:
             key=c.key, net=c.net, weights=c.weights, dataset=dataset.name, test=c.test,
             condition=c.condition, threat=c.threat, attack=c.attack, seed=c.seed, precision=c.precision,
             asked=verdict.asked.tolist(), fell=verdict.asked[verdict.fell].tolist(),
-            images=_sidecar(place, c, verdict), bundle=_bundle(place, verdict), source=source_hash(attack.plugin),
+            images=_sidecar(place, c, verdict), source=source_hash(attack.plugin),
+            bundle=None if attack.name == CLEAN else _bundle(place, verdict),
             cost=Spent(
                 forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)
             ),

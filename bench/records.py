@@ -59,7 +59,7 @@ class Record(_Document):
     asked: list[int]  # places in the test part
     fell: list[int]
     images: Hash  # the sidecar beside this file: predicted, margin, distance, forwards, backwards of each asked image
-    bundle: Hash | None  # the fallen images in the store; None where none fell
+    bundle: Hash | None  # the fallen images in the store; None where none fell, and of clean, which makes none
     source: Hash  # of the attack's module
     access: Access | None = None  # what the attack may ask of the model; None where it is not known
     cost: Spent
