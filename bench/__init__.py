@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         nearest,
     )
     from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
-    from bench.files import write_atomically
+    from bench.fetch import download
+    from bench.files import locked, write_atomically
     from bench.ledger import Ledger
     from bench.recipe import (
         Alias,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Augment, Batch, TrainJob, fit
     from bench.victim import Model
+    from bench.zoo import Published, Zoo
 
 __all__ = [
     "Alias",
@@ -69,6 +71,7 @@ __all__ = [
     "Part",
     "Precision",
     "Preset",
+    "Published",
     "RampartError",
     "Recipe",
     "Record",
@@ -82,11 +85,14 @@ __all__ = [
     "TrainingRecord",
     "UsageError",
     "Value",
+    "Zoo",
     "attack",
     "corruption",
     "dataset",
     "defense",
+    "download",
     "fit",
+    "locked",
     "nearest",
     "net",
     "per_image_sum",
@@ -101,7 +107,8 @@ _HOMES = {
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
-        "files": "write_atomically",
+        "fetch": "download",
+        "files": "locked write_atomically",
         "ledger": "Ledger",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
@@ -111,6 +118,7 @@ _HOMES = {
         "threat": "ThreatModel per_image_sum",
         "training": "Augment Batch TrainJob fit",
         "victim": "Model",
+        "zoo": "Published Zoo",
     }.items()
     for word in words.split()
 }

@@ -141,6 +141,7 @@ class Defense(Plugin):
     pin: Callable[[dict[str, Any]], dict[str, Any]] | None = None  # fills in what the machine knows (a file's hash)
     unkeyed: tuple[str, ...] = ()  # settings that say where, not what
     trains: bool = True  # False where weights are fetched, not made
+    net: Callable[[dict[str, Any]], str] | None = None  # its settings to the recipe of the net that it brings
 
     def __call__(self, job: TrainJob, **settings: Value) -> nn.Module:
         """Run it."""
@@ -302,14 +303,18 @@ def defense(
     pin: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     unkeyed: tuple[str, ...] = (),
     trains: bool = True,
+    net: Callable[[dict[str, Any]], str] | None = None,
     name: str = "",
 ) -> Callable[[Callable[..., nn.Module]], Defense]:
-    """Make a function a defense."""
+    """Make a function a defense.
+
+    net: where the weights are those of a net of their own, its settings to that net's recipe; --net is then not needed.
+    """
 
     def wrap(function: Callable[..., nn.Module]) -> Defense:
         return Defense(
             name=_name(function, name), function=function, version=version, paper=paper,
-            pin=pin, unkeyed=unkeyed, trains=trains,
+            pin=pin, unkeyed=unkeyed, trains=trains, net=net,
         )  # fmt: skip
 
     return wrap

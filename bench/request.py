@@ -44,7 +44,7 @@ class Exam:
     dataset: Dataset
     dataset_recipe: Recipe
     threat: ThreatModel
-    net: Recipe
+    nets: dict[str, Recipe]  # by key
     lessons: tuple[Lesson, ...]
     defenses: dict[str, Recipe]  # by key
     columns: dict[str, Column]  # with their attacks' keys
@@ -109,7 +109,7 @@ def resolve(request: Request, place: Place) -> Exam:
         suite, left_out = _fitting(suite, registry, threat)
     _find_all(suite, registry, threat)
     net = registry.parse("net", request.net or loader.net)
-    defenses = [_defense(text, registry, recipe.name, net) for text in request.defenses]
+    defenses = [_defense(text, registry, recipe.name, net, asked=bool(request.net)) for text in request.defenses]
     dataset = place.dataset(recipe)
     columns, attacks, questions = _columns(suite, place, threat, dataset.shape)
     if not defenses or not questions:
@@ -118,14 +118,15 @@ def resolve(request: Request, place: Place) -> Exam:
         raise UsageError(f"-n {request.n}: {dataset.name} has {len(dataset.test)} test images")
     lessons = dict.fromkeys(
         Lesson(
-            Training(d.key, net.key, dataset.train.hash, dataset.val.hash, str(threat), seed),
-            d.written, net.written, recipe.written, label,
+            Training(d.key, own.key, dataset.train.hash, dataset.val.hash, str(threat), seed),
+            d.written, own.written, recipe.written, label,
         )
-        for d, label in defenses
+        for d, label, own in defenses
         for seed in (request.seeds if getattr(d.plugin, "trains", True) else (0,))
     )  # fmt: skip
     return Exam(
-        dataset, recipe, threat, net, tuple(lessons), {d.key: d for d, _ in defenses}, columns, attacks, questions,
+        dataset, recipe, threat, {own.key: own for _, _, own in defenses}, tuple(lessons),
+        {d.key: d for d, _, _ in defenses}, columns, attacks, questions,
         suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed,
         request.precision, left_out,
     )  # fmt: skip
@@ -192,12 +193,25 @@ def _condition(text: str, registry: Registry) -> str:
     return str(Condition(registry.parse("corruption", condition.corruption).key, condition.severity))
 
 
-def _defense(text: str, registry: Registry, dataset: str, net: Recipe) -> tuple[Recipe, str]:
-    """A defense with what was written, then the preset for this data set and net, then its defaults; pinned."""
+def _defense(
+    text: str, registry: Registry, dataset: str, net: Recipe, *, asked: bool
+) -> tuple[Recipe, str, Recipe]:  # fmt: skip
+    """A defense, its label and its net.
+
+    Settings are what was written, then the preset for this data set and net, then the defaults; pinned.  A defense
+    that brings its own net has no other.
+    """
     recipe, label = registry.parse_defense(text, dataset, net.name)
     plugin = recipe.plugin
     assert isinstance(plugin, Defense)
-    return (recipe if plugin.pin is None else recipe.with_settings(plugin.pin(dict(recipe.settings)))), label
+    if plugin.pin is not None:
+        recipe = recipe.with_settings(plugin.pin(dict(recipe.settings)))
+    if plugin.net is None:
+        return recipe, label, net
+    own = registry.parse("net", plugin.net(dict(recipe.settings)))
+    if asked and own != net:
+        raise UsageError(f"defense {label} brings its own net, {own}; --net {net} contradicts it")
+    return recipe, label, own
 
 
 def passes(attack: Recipe, shape: Shape) -> tuple[int, int]:
