@@ -59,12 +59,12 @@ def file_hash(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             what = "a folder" if path.is_dir() else "no regular file"
-            raise UsageError(f"checkpoint(path={str(path)!r}) is {what}; expected a weights file")
+            raise UsageError(f"{path} is {what}; expected a weights file")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise IncompleteError(f"checkpoint(path={str(path)!r}): {reason}; expected a weights file there") from None
+        raise IncompleteError(f"{path}: {reason}; expected a weights file there") from None
 
 
 def hash_of(text: str) -> str:

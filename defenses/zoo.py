@@ -47,7 +47,7 @@ def url(job: TrainJob, *, address: str, sha256: str = "", entry: str = "") -> nn
 
 def _pin_hf(settings: dict[str, Any]) -> dict[str, Any]:
     """Refuse a repository, file, revision or hash that cannot be one, before any work."""
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(settings["repo"])):
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", str(settings["repo"])):
         raise UsageError(f"hf(repo={settings['repo']!r}): expected OWNER/NAME, as on {HUB}")
     for name in ("file", "revision"):
         text = str(settings[name])

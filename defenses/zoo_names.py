@@ -96,13 +96,8 @@ def fit(
     statistics: the mean and std of the images may be missing; the net's own are kept.  extras: weights that the net
     has no place for are left out.  Both are reported, as is all else; whatever else differs is a UsageError.
     """
-    best: tuple[int, State, list[str]] | None = None
-    for state, steps in _spellings(weights.state, wanted):
-        wrong = len(wanted.keys() ^ state.keys())
-        if best is None or wrong < best[0]:
-            best = wrong, state, steps
-    assert best is not None
-    _, state, steps = best
+    # Of spellings that fit equally badly the barest is the one to read in a message.
+    state, steps = min(_spellings(weights.state, wanted), key=lambda s: (len(wanted.keys() ^ s[0].keys()), -len(s[1])))
     steps = [*weights.steps, *steps]
     missing = wanted.keys() - state.keys()
     counters = {k for k in missing if k.endswith("num_batches_tracked")}
@@ -135,7 +130,7 @@ def _spellings(state: State, wanted: Mapping[str, Tensor]) -> Iterator[tuple[Sta
             break
         state = renamed
         steps.append(f"{old!r} off the names")
-    if any(k.startswith("model.") for k in wanted):
+    if sum(k.startswith("model.") for k in wanted) > len(wanted) // 2:
         yield {f"model.{k}": v for k, v in state.items()}, [*steps, "'model.' before the names"]
 
 

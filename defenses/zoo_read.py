@@ -8,6 +8,7 @@ import re
 import stat
 import warnings
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,23 @@ KINDS = (  # how other files begin that are taken for weights
     (b"#!", "a script"),
     (b"GGUF", "a GGUF file"),
 )
+
+
+def _kind_of_number(text: str, *_: object) -> np.dtype[Any]:
+    """What a pickle asks of numpy.dtype, for numbers alone: others may claim any size."""
+    if text not in {"b1", "?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}:
+        raise IntegrityError(f"a number of the kind {str(text)[:20]!r}; expected plain numbers")
+    return np.dtype(text)
+
+
 # Numbers of NumPy that training scripts leave beside the weights (a best accuracy, say): plain data, no code.
 _scalar = np.float64(0).__reduce__()[0]
 SCALARS: list[Any] = [
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    np.dtype,
+    (_kind_of_number, "numpy.dtype"),
     *(type(np.dtype(kind)) for kind in ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")),
 ]
+GREEDY = {"builtins.bytearray"}  # weights_only lets it pass, and it takes as much memory as it is told
 
 
 @dataclass(frozen=True)
@@ -64,16 +75,16 @@ def read(path: Path) -> Found:
         kind = _kind(path, head, size)
         if kind == "torch":
             _check_zip(path, file, size)
+    if kind != "safetensors" and (asked := _asks(path)):
+        raise IntegrityError(f"{path} cannot be read as weights alone: its pickle {asked}; {EXPECTED}")
     try:
         return Found(_parse(path, kind), kind, size)
-    except IntegrityError:
-        raise
+    except IntegrityError as error:
+        raise IntegrityError(f"{path} asks for {error}") from None
     except MemoryError:
         raise IntegrityError(f"{path} asks for more memory than there is, of a file of {size:,} bytes") from None
     except Exception as error:  # a damaged file can raise nearly anything
-        raise IntegrityError(
-            f"{path} cannot be read as weights alone: {_why(path, kind, error)}; {EXPECTED}"
-        ) from error
+        raise IntegrityError(f"{path} cannot be read as weights alone: {_why(kind, error)}; {EXPECTED}") from error
 
 
 def _size(path: Path) -> int:
@@ -115,8 +126,10 @@ def _kind(path: Path, head: bytes, size: int) -> str:
         return "safetensors"
     if head.startswith(LEGACY[: len(head)]):
         return "torch, before 1.6"
-    if head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05":
-        raise IntegrityError(f"{path} is a bare pickle{_asks(path)}, which can run code when it is read; {EXPECTED}")
+    asked = _asks(path)
+    if asked or (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"):
+        which = f" that {asked}" if asked else ""
+        raise IntegrityError(f"{path} is a bare pickle{which}, and not of torch.save; {EXPECTED}")
     if size < 16:
         raise IntegrityError(f"{path} has {size} bytes, too few for weights; it begins with {head[:8]!r}; {EXPECTED}")
     raise IntegrityError(f"{path} is no weights file that is known: it begins with {head[:8]!r}; {EXPECTED}")
@@ -152,7 +165,9 @@ def _check_zip(path: Path, file: IO[bytes], size: int) -> None:
                     f"{path} is a compressed or locked zip, which torch.save never writes; unpack it first"
                 )
             claimed = sum(e.file_size for e in entries)
-            if claimed > size or len(names) < len(entries):
+            if len(names) < len(entries):
+                raise IntegrityError(f"{path} is a zip that has a name twice, which torch.save never writes")
+            if claimed > size:
                 raise IntegrityError(f"{path} is a zip that claims {claimed:,} bytes in a file of {size:,}: a zip bomb")
             pickles = [e for e in entries if e.filename.rpartition("/")[2] == "data.pkl"]
             if not pickles:
@@ -179,31 +194,35 @@ def _parse(path: Path, kind: str) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _why(path: Path, kind: str, error: Exception) -> str:
-    """What is wrong: which things of Python's a pickle wanted, or the library's own first line."""
+def _why(kind: str, error: Exception) -> str:
+    """What is wrong with a file that cannot be parsed: the library's own first line."""
     if isinstance(error, SafetensorError):
         return f"its safetensors are damaged ({error})"
-    asked = _asks(path)
-    if asked:
-        return f"its pickle{asked}"
     first = str(error).strip().partition("\n")[0] or type(error).__name__
     return "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({first[:200]}) as {kind}"
 
 
 def _asks(path: Path) -> str:
     """`asks for os.system`: what a pickle names beyond plain weights; empty where there is nothing."""
-    named = sorted({name for content in _pickles(path) for name in _named(content)} - _allowed())
+    named = sorted({_now(name) for content in _pickles(path) for name in _named(content)} - _allowed())
     if not named:
         return ""
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f" asks for {', '.join(named[:3])}{more}"
+    return f"asks for {', '.join(named[:3])}{more}"
+
+
+def _now(name: str) -> str:
+    """The name that Python 3 gives what Python 2 pickled, as torch reads it."""
+    module, _, last = name.rpartition(".")
+    renamed: tuple[str, str] = NAME_MAPPING.get((module, last), (IMPORT_MAPPING.get(module, module), last))
+    return ".".join(renamed)
 
 
 def _allowed() -> set[str]:
     """What weights_only lets pass."""
     with torch.serialization.safe_globals(SCALARS):
-        unpickler = torch._weights_only_unpickler  # noqa: SLF001 - to explain a refusal, not to decide it
-        return {*unpickler._get_allowed_globals(), *unpickler._get_user_allowed_globals()}  # noqa: SLF001
+        unpickler = torch._weights_only_unpickler  # noqa: SLF001 - for the reason of a refusal; torch decides too
+        return {*unpickler._get_allowed_globals(), *unpickler._get_user_allowed_globals()} - GREEDY  # noqa: SLF001
 
 
 def _pickles(path: Path) -> Iterator[IO[bytes]]:
@@ -223,13 +242,18 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
 def _named(file: IO[bytes]) -> Iterator[str]:
     """Every `module.name` that a pickle asks for, up to where it is damaged."""
     texts: list[str] = []
+    memo: dict[int, str] = {}
+    latest: object = None
     try:
         for code, value, _ in pickletools.genops(file):
             if code.name in {"GLOBAL", "INST"}:
                 yield str(value).replace(" ", ".")
             elif code.name == "STACK_GLOBAL" and len(texts) > 1:
                 yield ".".join(texts[-2:])
-            elif isinstance(value, str):
-                texts.append(value)
+            elif code.name in {"MEMOIZE", "BINPUT", "LONG_BINPUT"}:
+                memo[len(memo) if value is None else int(value)] = str(latest)
+            elif code.name in {"BINGET", "LONG_BINGET"} or isinstance(value, str):
+                texts.append(value if isinstance(value, str) else memo.get(int(value or 0), "?"))
+            latest = value if isinstance(value, str) else latest
     except Exception:  # noqa: BLE001 - the pickle is damaged: what it named before that counts
         return
