@@ -81,7 +81,7 @@ def _source(url: str, record: Published) -> Source:
     manual = f"or fetch {url} in a browser, and name the file: robustbench(model={record.name!r}, path='FILE')"
     drive = re.search(r"[?&]id=([\w-]+)", url)
     mirrors = (DRIVE[1].format(id=drive[1]),) if drive else ()
-    return Source(url, mirrors, licence=lambda: record.licence, manual=manual)
+    return Source(url, mirrors, licence=lambda: record.licence, manual=manual, name=f"{record.name}.pt")
 
 
 def _swin(name: str) -> str:

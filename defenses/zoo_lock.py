@@ -43,6 +43,7 @@ class Source:
     licence: Callable[[], str] = str  # asked once the file is there; empty where it is not known
     manual: str = ""  # how to go on without a network
     path: Path | None = None  # a file on this machine, instead of a download
+    name: str = ""  # of the file; else the address's last word
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,15 @@ def pull(job: TrainJob, source: Source, entry: str = "") -> Weights:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         lock.add(Pulled(source.url, sha256, found.size, found.format, source.licence(), now, kept))
     if known is None and not source.sha256:
-        job.report(f"{source.url}: first pull, trusted as it came: sha256 {sha256}, written to {lock.path}")
+        job.report(
+            f"{source.path or source.url}: first pull, trusted as it came: sha256 {sha256}, written to {lock.path}"
+        )
     return weights
 
 
 def _fetch(job: TrainJob, source: Source) -> Path:
     """The file in the scratch folder; without a network, an error that tells the manual way."""
-    last = re.sub(r"[^\w.-]", "_", source.url.partition("?")[0].rpartition("/")[2])[-80:].strip(".")
+    last = source.name or re.sub(r"[^\w.-]", "_", source.url.partition("?")[0].rpartition("/")[2])[-80:].strip(".")
     to = job.scratch / "pulled" / hashlib.sha256(source.url.encode()).hexdigest()[:8] / (last or "weights")
     if to.is_file():  # by this run, for another entry of the file, or by one that was killed
         return to
