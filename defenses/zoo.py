@@ -17,8 +17,8 @@ from urllib.parse import quote, urlsplit
 
 from torch import nn
 
-from bench import Published, RampartError, TrainJob, UsageError, Zoo, defense, download, nearest
-from defenses.checkpoint import hash_of, load
+from bench import IntegrityError, Published, RampartError, TrainJob, UsageError, Zoo, defense, download, nearest
+from defenses.checkpoint import file_hash, hash_of, load, opened
 from defenses.zoo_files import files
 from defenses.zoo_lock import Source, pull, several
 from defenses.zoo_names import fit
@@ -129,10 +129,16 @@ def _choose(model: str, dataset: str, threat: str) -> Published:
 
 
 def _pin_robustbench(settings: dict[str, Any]) -> dict[str, Any]:
-    """Fill in the data set and the threat of the model; refuse a model that is not there, before any work."""
+    """Fill in data set, threat and the hashes of files given; refuse what is not there, before any work."""
     record = _choose(settings["model"], settings["dataset"], settings["threat"])
     hashes = tuple(hash_of(str(h)) for h in several(settings["sha256"]))
     paths = tuple(str(Path(str(p)).expanduser().resolve()) for p in several(settings["path"]))
+    if paths:  # what is keyed is their content
+        found = tuple(file_hash(Path(p)) for p in paths)
+        for path, has, wanted in zip(paths, found, hashes or found, strict=False):
+            if has != wanted:
+                raise IntegrityError(f"{path} has the sha256 {has}; expected {wanted}")
+        hashes = found
     return {
         **settings, "dataset": record.dataset, "threat": record.threat, "sha256": hashes or None, "path": paths or None
     }  # fmt: skip
@@ -165,22 +171,21 @@ def robustbench(
     ):
         job.report(f"{model} was made for {record.threat}:{record.eps}; it is examined under {job.threat}")
     built = job.net()
-    parts = files(record)
+    pieces = files(record)
+    addresses = list(dict.fromkeys(piece.source.url for piece in pieces))
     hashes, paths = several(sha256), several(path)
-    sources = {part.source.url: part.source for part in parts}
-    for given, what in ((hashes, "sha256"), (paths, "path")):
-        if given and len(given) != len(sources):
-            raise UsageError(f"robustbench(model={model!r}) is {len(sources)} files; {what} names {len(given)}")
-    known = {
-        url: replace(
-            source, sha256=hash_of(hashes[i]) if hashes else "", path=Path(paths[i]).expanduser() if paths else None
-        )
-        for i, (url, source) in enumerate(sources.items())
-    }
-    for part in parts:
-        into = built.get_submodule(part.place)
-        name = f"{model}{': ' + part.place if part.place else ''}"
+    for given, what in ((paths, "path"), (hashes, "sha256")):
+        if given and len(given) != len(addresses):
+            raise UsageError(f"robustbench(model={model!r}) is {len(addresses)} files; {what} names {len(given)}")
+    for piece in pieces:
+        place = addresses.index(piece.source.url)
+        if paths:
+            weights = opened(Path(paths[place]).expanduser(), piece.entry)[1]
+        else:
+            weights = pull(job, replace(piece.source, sha256=hash_of(hashes[place]) if hashes else ""), piece.entry)
+        into = built.get_submodule(piece.place)
+        name = f"{model}{': ' + piece.place if piece.place else ''}"
         wanted = into.state_dict()
-        weights = part.renamed(pull(job, known[part.source.url], part.entry), wanted)
-        load(into, fit(name, weights, wanted, statistics=True, extras=part.extras), job, name)
+        found = fit(name, piece.renamed(weights, wanted), wanted, statistics=True, extras=piece.extras)
+        load(into, found, job, name)
     return built

@@ -42,7 +42,6 @@ class Source:
     sha256: str = ""
     licence: Callable[[], str] = str  # asked once the file is there; empty where it is not known
     manual: str = ""  # how to go on without a network
-    path: Path | None = None  # a file on this machine, instead of a download
     name: str = ""  # of the file; else the address's last word
 
 
@@ -106,25 +105,22 @@ def pull(job: TrainJob, source: Source, entry: str = "") -> Weights:
     with lock.held():
         known = lock.read().get(source.url)
         agreed = known is not None and source.sha256 in {"", known.sha256}
-        if known is not None and agreed and source.path is None and known.weights.get(entry, "-") in store:
+        if known is not None and agreed and known.weights.get(entry, "-") in store:
             job.report(f"{source.url}: pulled before ({known.pulled[:10]}), sha256 {known.sha256[:12]}…")
             return Weights(store.get(known.weights[entry]))
-        path = source.path or _fetch(job, source)
+        path = _fetch(job, source)
         try:
             sha256 = file_hash(path)
             _agree(lock, source, known, sha256)
             found, weights = opened(path, entry)
         except RampartError:
-            if source.path is None:
-                path.unlink(missing_ok=True)  # a better one may come another time
+            path.unlink(missing_ok=True)  # a better one may come another time
             raise
         kept = {**(known.weights if known and known.sha256 == sha256 else {}), entry: store.put(weights.state)}
         now = datetime.now(UTC).isoformat(timespec="seconds")
         lock.add(Pulled(source.url, sha256, found.size, found.format, source.licence(), now, kept))
     if known is None and not source.sha256:
-        job.report(
-            f"{source.path or source.url}: first pull, trusted as it came: sha256 {sha256}, written to {lock.path}"
-        )
+        job.report(f"{source.url}: first pull, trusted as it came: sha256 {sha256}, written to {lock.path}")
     return weights
 
 
@@ -146,10 +142,10 @@ def _agree(lock: Lock, source: Source, known: Pulled | None, sha256: str) -> Non
     """What came is what was asked for; where no hash was given, what came the first time."""
     if source.sha256:
         if sha256 != source.sha256:
-            raise IntegrityError(f"{source.path or source.url} has the sha256 {sha256}; expected {source.sha256}")
+            raise IntegrityError(f"{source.url} has the sha256 {sha256}; expected {source.sha256}")
     elif known is not None and known.sha256 != sha256:
         raise IntegrityError(
-            f"{source.path or source.url} has the sha256 {sha256}; when it was first pulled ({known.pulled[:10]}) it "
+            f"{source.url} has the sha256 {sha256}; when it was first pulled ({known.pulled[:10]}) it "
             f"was {known.sha256} ({lock.path}). Give sha256='{sha256}' if the new file is the right one"
         )
 

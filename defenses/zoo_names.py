@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import IntegrityError, UsageError, nearest
+from defenses.zoo_read import shown
 
 State = dict[str, Tensor]
 # Where scripts put the weights, in the order in which they are looked for.
@@ -65,7 +66,7 @@ def _is_state(found: object) -> bool:
 def _what(content: object) -> str:
     """What a file holds instead, for messages."""
     if isinstance(content, dict):
-        return ", ".join(str(k)[:40] for k in list(dict.keys(content))[:5]) or "nothing"
+        return ", ".join(shown(k) for k in list(dict.keys(content))[:5]) or "nothing"
     return type(content).__name__
 
 
@@ -74,10 +75,10 @@ def _plain(name: str, key: str, tensor: Tensor) -> Tensor:
     # Called on the class: what a file hangs on its tensors could hide the methods.
     with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001 - the public way to bypass a subclass
         if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
-            raise IntegrityError(f"{name}: {key} is {tensor.layout} on {tensor.device}; expected plain numbers")
+            raise IntegrityError(f"{name}: {shown(key)} is {tensor.layout} on {tensor.device}; expected plain numbers")
         claimed, there = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         if claimed > there:
-            raise IntegrityError(f"{name}: {key} claims {claimed:,} bytes and brings {there:,}")
+            raise IntegrityError(f"{name}: {shown(key)} claims {claimed:,} bytes and brings {there:,}")
         return torch.Tensor.detach(tensor).as_subclass(torch.Tensor)
 
 
@@ -155,4 +156,4 @@ def compare(name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 
 def _some(names: set[str]) -> str:
     """Some of the names, for messages."""
-    return f"{sorted(names)[:3]}{' …' * (len(names) > 3)}" if names else "nothing"
+    return f"{[k[:120] for k in sorted(names)[:3]]}{' …' * (len(names) > 3)}" if names else "nothing"

@@ -138,7 +138,7 @@ def _kind(path: Path, head: bytes, size: int) -> str:
 def _title(page: bytes) -> str:
     """The title of a web page, which often says why it came."""
     found = re.search(rb"<title[^>]*>\s*([^<]{1,80})", page, re.IGNORECASE)
-    return f" ({found[1].decode('utf-8', 'replace').strip()!r})" if found else ""
+    return f" ({found[1].decode('utf-8', 'replace').strip()!r})" if found else ""  # repr: it may hold escapes
 
 
 def _check_header(path: Path, head: bytes, size: int) -> None:
@@ -171,7 +171,7 @@ def _check_zip(path: Path, file: IO[bytes], size: int) -> None:
                 raise IntegrityError(f"{path} is a zip that claims {claimed:,} bytes in a file of {size:,}: a zip bomb")
             pickles = [e for e in entries if e.filename.rpartition("/")[2] == "data.pkl"]
             if not pickles:
-                inside = ", ".join(e.filename for e in entries[:5]) or "nothing"
+                inside = ", ".join(shown(e.filename) for e in entries[:5]) or "nothing"
                 raise IntegrityError(f"{path} is a zip of {inside}, without torch's data.pkl; {EXPECTED}")
             if any("/code/" in name or name.endswith("constants.pkl") for name in names):
                 raise IntegrityError(f"{path} is a TorchScript program, not weights; save its state_dict() instead")
@@ -179,11 +179,15 @@ def _check_zip(path: Path, file: IO[bytes], size: int) -> None:
                 raise IntegrityError(f"{path}: its structure alone claims more than {PICKLE:,} bytes")
             damaged = archive.testzip()
             if damaged is not None:
-                raise IntegrityError(f"{path} is damaged: {damaged} in it does not have the checksum that it claims")
+                raise IntegrityError(
+                    f"{path} is damaged: {shown(damaged)} in it does not have the checksum that it claims"
+                )
     except IntegrityError:
         raise
     except Exception as error:  # zipfile raises half a dozen kinds
-        raise IntegrityError(f"{path} is a damaged zip, probably cut short ({error}); fetch it again") from error
+        raise IntegrityError(
+            f"{path} is a damaged zip, probably cut short ({_first(error)}); fetch it again"
+        ) from error
 
 
 def _parse(path: Path, kind: str) -> object:
@@ -197,9 +201,14 @@ def _parse(path: Path, kind: str) -> object:
 def _why(kind: str, error: Exception) -> str:
     """What is wrong with a file that cannot be parsed: the library's own first line."""
     if isinstance(error, SafetensorError):
-        return f"its safetensors are damaged ({error})"
-    first = str(error).strip().partition("\n")[0] or type(error).__name__
-    return "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({first[:200]}) as {kind}"
+        return f"its safetensors are damaged ({_first(error)})"
+    return "it is cut short" if isinstance(error, EOFError) else f"it is damaged ({_first(error)}) as {kind}"
+
+
+def _first(error: Exception) -> str:
+    """The first line of another's message, of sane length."""
+    line = str(error).strip().partition("\n")[0] or type(error).__name__
+    return shown(line[:80]) + shown(line[80:160])
 
 
 def _asks(path: Path) -> str:
@@ -208,7 +217,12 @@ def _asks(path: Path) -> str:
     if not named:
         return ""
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-    return f"asks for {', '.join(named[:3])}{more}"
+    return f"asks for {', '.join(map(shown, named[:3]))}{more}"
+
+
+def shown(text: object) -> str:
+    """A name from a file as it may be printed: short, and without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in str(text)[:80])
 
 
 def _now(name: str) -> str:

@@ -303,6 +303,8 @@ def wrong_weights():
         ("list-of-lists", [[[[[[[[[[good]]]]]]]]]]),
         ("epochs-only", {"epoch": 3, "best": 0.5}),
         ("half-a-state", {"state_dict": {**good, "epoch": 3}}),
+        ("escapes", {"\x1b[2J" + "x" * 100_000: 1}),
+        ("escapes-as-names", {"\x1b[2J" + "x" * 100_000: torch.ones(1)}),
     ):
         yield f"wrong-{name}", zipped(thing)
     yield "wrong-safetensors", save_safetensors({"a": torch.ones(1)})
@@ -327,6 +329,8 @@ def other_files():
     yield "program", b"\x7fELF" + bytes(100)
     yield "script", b"#!/bin/sh\ntouch bombed\n"
     yield "zip-of-text", zip_of_text()
+    yield "bare-of-escapes", b"\x80\x02c\x1b[2J" + b"x" * 100_000 + b"\ny\n."
+    yield "html-of-escapes", b"<html><title>\x1b[2J gone</title>"
     yield "noise", np.random.default_rng(0).bytes(5000)
 
 
@@ -369,7 +373,7 @@ def test_every_malicious_or_damaged_file_is_refused_and_none_runs_code(tmp_path)
             try:
                 checkpoint(job(tmp_path), path=str(tmp_path / name))
             except RampartError as error:
-                if Path(name).name not in str(error) or len(str(error)) > 1000:
+                if Path(name).name not in str(error) or len(str(error)) > 1000 or not str(error).isprintable():
                     unnamed.append((name, str(error)))
             else:
                 accepted.append(name)

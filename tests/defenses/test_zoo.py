@@ -337,13 +337,17 @@ def test_a_model_for_other_images_is_refused_by_name(bench, small):
 
 
 def test_a_wrong_file_for_a_model_is_refused(bench, tmp_path, small):
-    """Weights of another net, and too many files."""
+    """Weights of another net, another hash, too many files, none."""
     torch.save(weights(), tmp_path / "other.pt")
     done = bench("run", "--defense", f"robustbench(model='{SMALL}', path='other.pt')", *COMMON)
     assert done.returncode == 2
     assert "does not fit the net" in done.stderr
     done = bench("run", "--defense", f"robustbench(model='{SMALL}', path=('small.pt', 'other.pt'))", *COMMON)
     assert "is 1 files; path names 2" in done.stderr
+    done = bench("run", "--defense", f"robustbench(model='{SMALL}', path='small.pt', sha256='{'0' * 64}')", *COMMON)
+    assert done.returncode == 5
+    assert "expected 0000" in done.stderr
+    assert bench("run", "--defense", f"robustbench(model='{SMALL}', path='none.pt')", *COMMON).returncode == 4
 
 
 def test_the_package_is_left_as_it_was():
