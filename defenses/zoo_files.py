@@ -80,8 +80,8 @@ def _source(url: str, record: Published) -> Source:
     """A file, its other address if it has one, and how to go on by hand."""
     manual = f"or fetch {url} in a browser, and name the file: robustbench(model={record.name!r}, path='FILE')"
     drive = re.search(r"[?&]id=([\w-]+)", url)
-    mirrors = (DRIVE[1].format(id=drive[1]),) if drive else ()
-    return Source(url, mirrors, licence=lambda: record.licence, manual=manual, name=f"{record.name}.pt")
+    tried = tuple(address.format(id=drive[1]) for address in DRIVE) if drive else ()
+    return Source(url, tried, licence=lambda: record.licence, manual=manual, name=f"{record.name}.pt")
 
 
 def _swin(name: str) -> str:

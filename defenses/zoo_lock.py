@@ -35,10 +35,10 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Source:
-    """A file to be had: an address that names it, others that may have it too, and what is known of it."""
+    """A file to be had: the address that names it, those that are tried (else that one), and what is known of it."""
 
     url: str
-    mirrors: tuple[str, ...] = ()
+    tried: tuple[str, ...] = ()
     sha256: str = ""
     licence: Callable[[], str] = str  # asked once the file is there; empty where it is not known
     manual: str = ""  # how to go on without a network
@@ -131,7 +131,7 @@ def _fetch(job: TrainJob, source: Source) -> Path:
     if to.is_file():  # by this run, for another entry of the file, or by one that was killed
         return to
     try:
-        return download((source.url, *source.mirrors), to, sha256=source.sha256 or None, md5=None, size=None)
+        return download(source.tried or (source.url,), to, sha256=source.sha256 or None, md5=None, size=None)
     except IncompleteError as error:
         raise IncompleteError(f"{error}; {source.manual}") from error
     except IntegrityError as error:

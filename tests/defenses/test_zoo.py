@@ -196,7 +196,7 @@ def test_two_at_once_pull_once(site, tmp_path):
 def test_a_repository_of_the_hub(site, tmp_path, monkeypatch):
     """The file of a revision by its plain address, and the licence of the repository's card."""
     monkeypatch.setenv("HF_ENDPOINT", site.address + "/")
-    monkeypatch.setattr(zoo, "HUB", "http://127.0.0.1:9")  # the hub itself does not answer; its mirror does
+    monkeypatch.setattr(zoo, "HUB", "http://127.0.0.1:9")  # the hub itself is not asked
     site.put("/owner/name/resolve/v1/sub/w.pth", saved({"ema": weights(1.0), "model": weights()}))
     site.put("/api/models/owner/name", b'{"tags": ["pytorch", "license:apache-2.0"]}')
     model = zoo.hf(job(tmp_path), repo="owner/name", file="sub/w.pth", revision="v1", entry="ema")
