@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
     from bench.victim import Model
+    from bench.zoo import Published, Zoo
 
 __all__ = [
     "Alias",
@@ -76,6 +77,7 @@ __all__ = [
     "Part",
     "Precision",
     "Preset",
+    "Published",
     "PublishedFile",
     "RampartError",
     "Recipe",
@@ -90,6 +92,7 @@ __all__ = [
     "TrainingRecord",
     "UsageError",
     "Value",
+    "Zoo",
     "attack",
     "corruption",
     "dataset",
@@ -131,6 +134,7 @@ _HOMES = {
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",
         "victim": "Model",
+        "zoo": "Published Zoo",
     }.items()
     for word in words.split()
 }

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.run import Summary
 
 MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
-KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets")
+KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -245,15 +245,19 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
 
 @cli.command("list", cls=Command)
 @click.argument("kind", type=click.Choice(KINDS))
+@click.argument("words", nargs=-1)
 @_plugin
 @_json
-def list_(kind: str, plugin: tuple[str, ...], as_json: bool) -> None:
-    """Everything of a kind, with settings and defaults."""
+def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: bool) -> None:
+    """Everything of a kind, with settings and defaults; with WORDS, what these are said of.
+
+    zoo: published models, best first, with what is reported of each (bench list zoo cifar10 linf wrn-28).
+    """
     from bench.registry import plugins
     from bench.report import catalogue, catalogue_table
 
     with _prints_aside():
-        found = catalogue(plugins(plugin), kind)
+        found = catalogue(plugins(plugin), kind, words)
     if as_json:
         _print_json({"schema": "rampart/list-1", kind: found})
     else:

@@ -55,22 +55,24 @@ def is_small(exam: Exam, place: Place) -> bool:
 def plan(exam: Exam, place: Place) -> list[Line]:
     """What a run would do, with passes and seconds measured on one tile of the net; writes nothing."""
     lines = []
-    speed = _measure(exam.net, exam, place)
+    speeds = {key: _measure(net, exam, place) for key, net in exam.nets.items()}
     for lesson in exam.lessons:
+        net = lesson.training.net
+        speed = speeds[net]
         record = existing(place, lesson.training)
         lines.append(_training_line(lesson, exam, record is not None, speed))
         for which in exam.weights:
             label = f"{lesson.label} seed {lesson.training.seed} {which}"
             weights = "" if record is None else record.weights[which]
-            lines += _attack_lines(exam, place, label, weights, speed)
+            lines += _attack_lines(exam, place, label, net, weights, speed)
     return lines
 
 
-def _longest(exam: Exam, weights: str) -> set[Cell]:
+def _longest(exam: Exam, net: str, weights: str) -> set[Cell]:
     """The cells whose attack is run, and not answered by a longer run of its kin."""
     found: dict[tuple[str, ...], Cell] = {}
     for name, condition in exam.questions:
-        for cell in exam.cells(exam.net.key, weights, name, condition):
+        for cell in exam.cells(net, weights, name, condition):
             run = exam.run_of(cell)
             if run not in found or exam.length(cell) > exam.length(found[run]):
                 found[run] = cell
@@ -82,13 +84,15 @@ def costly(lines: Iterable[Line], seconds: float) -> list[Line]:
     return [line for line in lines if line.seconds > seconds]
 
 
-def _attack_lines(exam: Exam, place: Place, label: str, weights: str, speed: Speed) -> Iterator[Line]:
+def _attack_lines(
+    exam: Exam, place: Place, label: str, net: str, weights: str, speed: Speed
+) -> Iterator[Line]:  # fmt: skip
     """A line for each attack of each column; what several columns share is counted once, for the first of them."""
     planned: dict[str, Mask] = {}
-    runs = _longest(exam, weights)
+    runs = _longest(exam, net, weights)
     for name, condition in exam.questions:
-        column, clean = exam.columns[name], exam.clean(place, exam.net.key, weights, condition)
-        cells = exam.cells(exam.net.key, weights, name, condition)
+        column, clean = exam.columns[name], exam.clean(place, net, weights, condition)
+        cells = exam.cells(net, weights, name, condition)
         outcomes = [exam.outcome(place, cell) for cell in cells]
         open_ = still_open(column, clean, outcomes)
         for cell, outcome in zip(cells, outcomes, strict=True):
@@ -111,7 +115,7 @@ def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line
     """Passes of a training, from its settings: epochs x images x replays x (attack steps and two more)."""
     settings = exam.defenses[lesson.training.defense].settings
     epochs, steps, replays = settings.get("epochs"), settings.get("steps", 0), settings.get("replays", 1)
-    what = f"train {lesson.label} on {exam.net}, seed {lesson.training.seed}"
+    what = f"train {lesson.label} on {exam.nets[lesson.training.net]}, seed {lesson.training.seed}"
     if not isinstance(epochs, int) or not isinstance(steps, int) or not isinstance(replays, int):
         return Line(what, int(done), int(not done), 0, 0, 0.0)
     images = 0 if done else epochs * replays * len(exam.dataset.train)

@@ -198,6 +198,7 @@ class Defense(Plugin):
     unkeyed: tuple[str, ...] = ()  # settings that say where, not what
     trains: bool = True  # False where weights are fetched, not made
     adversarial: bool = True  # False where the weights do not depend on the threat
+    net: Callable[[dict[str, Any]], str] | None = None  # its settings to the recipe of the net that it brings
 
     def __call__(self, job: TrainJob, **settings: Any) -> nn.Module:
         """Run it."""
@@ -381,18 +382,20 @@ def defense(
     unkeyed: tuple[str, ...] = (),
     trains: bool = True,
     adversarial: bool = True,
+    net: Callable[[dict[str, Any]], str] | None = None,
     name: str = "",
 ) -> Callable[[Callable[..., nn.Module]], Defense]:
     """Make a function a defense.
 
     trains: whether it makes weights, or fetches them.  adversarial: whether they depend on the threat; those that do
     not are made once, whatever they are examined under.  version: raise it when the weights change.
+    net: where the weights are those of a net of their own, its settings to that net's recipe; --net is then not needed.
     """
 
     def wrap(function: Callable[..., nn.Module]) -> Defense:
         return Defense(
             name=_name(function, name), function=function, version=version, paper=paper,
-            pin=pin, unkeyed=unkeyed, trains=trains, adversarial=adversarial and trains,
+            pin=pin, unkeyed=unkeyed, trains=trains, adversarial=adversarial and trains, net=net,
         )  # fmt: skip
 
     return wrap

@@ -19,6 +19,7 @@ from types import ModuleType
 from bench.errors import UsageError, nearest
 from bench.exam import Column, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset, Recipe, Value
+from bench.zoo import Zoo
 
 GROUP = "bench.plugins"
 _RECIPE = re.compile(r"\s*([A-Za-z0-9_.+-]+)(?:@(\d+))?\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -41,6 +42,8 @@ class Registry:
                 case Column() | Suite():
                     kind = type(thing).__name__.lower()
                     self._add(kind, thing.name, thing, f"{module.__name__} ({kind} {thing.name})")
+                case Zoo():
+                    self._add("zoo", thing.name, thing, f"{module.__name__} (zoo {thing.name})")
                 case Alias():
                     self._add(thing.kind, thing.name, thing, f"{module.__name__} (alias {thing.name})")
                 case tuple() if thing and all(isinstance(t, Preset) for t in thing):

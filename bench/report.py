@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -16,6 +17,7 @@ from rich.table import Table
 
 from bench.exam import Column, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset
+from bench.zoo import Zoo
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -103,15 +105,27 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def catalogue(registry: Registry, kind: str) -> list[dict[str, Any]]:
-    """Everything of a kind (plural), as plain values."""
-    if kind == "presets":
-        return [_preset(p) for p in sorted(registry.presets, key=lambda p: (p.defense, p.dataset, p.name, p.net))]
-    return [_entry(thing) for thing in registry.all(kind.removesuffix("s"))]
+def catalogue(registry: Registry, kind: str, words: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Everything of a kind (plural) of which all the words are said, as plain values."""
+    presets = sorted(registry.presets, key=lambda p: (p.defense, p.dataset, p.name, p.net))
+    things: list[object] = [*presets] if kind == "presets" else [*registry.all(kind.removesuffix("s"))]
+    entries = [_entry(t) for t in things if not isinstance(t, Zoo)] + [
+        entry for t in things if isinstance(t, Zoo) for entry in t.entries()
+    ]
+    whole = {str(e[name]) for e in entries for name in ("dataset", "threat") if name in e}  # cifar10 is not cifar100
+
+    def said(word: str, entry: dict[str, Any]) -> bool:
+        if word in whole:
+            return word in {entry.get("dataset"), entry.get("threat")}
+        return word in " ".join(map(str, entry.values())).lower()
+
+    return [e for e in entries if all(said(w.lower(), e) for w in words)]
 
 
 def _entry(thing: object) -> dict[str, Any]:
     match thing:
+        case Preset():
+            return _preset(thing)
         case Attack():
             about = inspect.getdoc(thing.function) or ""
             cost = " ".join(about.partition("Cost: ")[2].split()).partition(". ")[0].rstrip(".")
@@ -160,7 +174,17 @@ def catalogue_table(kind: str, entries: Sequence[dict[str, Any]]) -> None:
     """Print a catalogue."""
     console = Console(stderr=True, highlight=False)
     if not entries:
-        console.print(f"There are no {kind} yet; a plugin may bring some.")
+        console.print(f"None of the {kind} fits; without words all are shown, and a plugin may bring more.")
+    if kind == "zoo":
+        for (dataset, threat), models in groupby(entries, key=lambda e: (e["dataset"], e["threat"])):
+            print_rich(_zoo_table(f"{dataset}, {threat}", list(models)))
+        if entries:
+            console.print(
+                "Percentages as they are reported there; in brackets under attacks that were found to do better than "
+                f"AutoAttack.  To pull one: --defense \"{next((e['recipe'] for e in entries if e['recipe']), '…')}\"",
+                style="dim", markup=False,
+            )  # fmt: skip
+        return
     for entry in entries:
         settings = ", ".join(f"{k}={v!r}" for k, v in entry["settings"].items())
         goal = entry.get("goal", "") if entry.get("goal") != "in-ball" else ""
@@ -171,6 +195,26 @@ def catalogue_table(kind: str, entries: Sequence[dict[str, Any]]) -> None:
         if passes := entry.get("passes"):
             formula = f": {entry['cost']}" if entry["cost"] else ""
             console.print(f"    {passes[0]:,} + {passes[1]:,} passes an image{formula}", style="dim", markup=False)
+
+
+def _zoo_table(title: str, models: Sequence[dict[str, Any]]) -> Table:
+    """Published models of one data set and threat."""
+    table = Table(title=f"{title}: {len(models)}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    corrupted = models[0]["threat"] == "corruptions"
+    for name in ("clean", "corrupted" if corrupted else "AutoAttack"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("net", "eps", "extra data", "weights"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("paper", overflow="fold", min_width=20)
+    for m in models:
+        robust = m["corruptions"] if corrupted else m["autoattack"]
+        worse = f" ({m['worse']:.2f})" if m["worse"] is not None else ""
+        table.add_row(
+            m["name"], f"{m['clean']:.2f}", f"{robust:.2f}{worse}", m["architecture"], m["eps"],
+            "yes" if m["extra_data"] else "", "yes" if m["weights"] else "no", m["link"].removeprefix("https://"),
+        )  # fmt: skip
+    return table
 
 
 def _title(entry: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ class Exam:
     dataset: Dataset
     dataset_recipe: Recipe
     threat: ThreatModel
-    net: Recipe
+    nets: dict[str, Recipe]  # by key
     lessons: tuple[Lesson, ...]
     defenses: dict[str, Recipe]  # by key
     columns: dict[str, Column]  # with their attacks' keys
@@ -113,7 +113,10 @@ def resolve(request: Request, place: Place) -> Exam:
     _find_all(suite, registry, threat)
     net = registry.parse("net", request.net or loader.net)
     explicit = bool(request.threat) and not suite.threat  # then the presets' own eps does not count
-    defenses = [_defense(text, registry, recipe.name, net, explicit=explicit) for text in request.defenses]
+    defenses = [
+        _defense(text, registry, recipe.name, net, asked=bool(request.net), explicit=explicit)
+        for text in request.defenses
+    ]
     dataset = place.dataset(recipe)
     suite, unfit = _usable(suite, registry, dataset.shape, named=bool(request.conditions))
     columns, attacks, questions = _columns(suite, place, threat, dataset.shape)
@@ -121,23 +124,24 @@ def resolve(request: Request, place: Place) -> Exam:
         raise UsageError(f"there is nothing to do: {'no --defense' if not defenses else 'no column'} is named")
     if request.n < 0 or request.n > len(dataset.test):
         raise UsageError(f"-n {request.n}: {dataset.name} has {len(dataset.test)} test images")
-    if not len(dataset.train) and any(getattr(d.plugin, "trains", True) for d, _ in defenses):
+    if not len(dataset.train) and any(getattr(d.plugin, "trains", True) for d, _, _ in defenses):
         with_images = ", or name it with train=True" if "train" in recipe.settings else ""
         raise UsageError(f"{recipe} has no training images: examine weights that are there already{with_images}")
     lessons = dict.fromkeys(
         Lesson(
-            Training(d.key, net.key, dataset.train.hash, dataset.val.hash, trained_for, seed),
-            d.written, net.written, recipe.written, label, trained_for or loader.threat,
+            Training(d.key, own.key, dataset.train.hash, dataset.val.hash, trained_for, seed),
+            d.written, own.written, recipe.written, label, trained_for or loader.threat,
         )
-        for d, label in defenses
+        for d, label, own in defenses
         for trained_for in [_trained_for(d, threat)]
         for seed in (request.seeds if getattr(d.plugin, "trains", True) else (0,))
     )  # fmt: skip
     return Exam(
-        dataset, recipe, threat, net, tuple(lessons), {d.key: d for d, _ in defenses}, columns, attacks, questions,
+        dataset, recipe, threat, {own.key: own for _, _, own in defenses}, tuple(lessons),
+        {d.key: d for d, _, _ in defenses}, columns, attacks, questions,
         suite.weights or request.weights or ("best",), request.n or len(dataset.test), request.attack_seed,
         request.precision, left_out, unfit,
-        tuple(dict.fromkeys(d.name for d, _ in defenses if registry.lacks_preset(d.name, recipe.name))),
+        tuple(dict.fromkeys(d.name for d, _, _ in defenses if registry.lacks_preset(d.name, recipe.name))),
     )  # fmt: skip
 
 
@@ -258,12 +262,24 @@ def _corruption(text: str, registry: Registry) -> Recipe | None:
     return registry.parse("corruption", name) if name else None
 
 
-def _defense(text: str, registry: Registry, dataset: str, net: Recipe, *, explicit: bool) -> tuple[Recipe, str]:
-    """A defense with what was written, then the preset for this data set and net, then its defaults; pinned."""
+def _defense(
+    text: str, registry: Registry, dataset: str, net: Recipe, *, asked: bool, explicit: bool
+) -> tuple[Recipe, str, Recipe]:  # fmt: skip
+    """A defense, its label and its net.
+
+    Settings are what was written, then the preset for this data set and net, then the defaults; pinned.  A defense
+    that brings its own net has no other.
+    """
     recipe, label = registry.parse_defense(text, dataset, net.name, without=("eps",) if explicit else ())
     plugin = recipe.plugin
     assert isinstance(plugin, Defense)
-    return recipe.with_settings(plugin.pinned(recipe.settings)), label
+    recipe = recipe.with_settings(plugin.pinned(recipe.settings))
+    if plugin.net is None:
+        return recipe, label, net
+    own = registry.parse("net", plugin.net(dict(recipe.settings)))
+    if asked and own != net:
+        raise UsageError(f"defense {label} brings its own net, {own}; --net {net} contradicts it")
+    return recipe, label, own
 
 
 def _trained_for(defense: Recipe, threat: ThreatModel) -> str:

@@ -69,7 +69,8 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
 def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report) -> list[TrainingRecord]:
     """A record for each lesson; small nets, which train on one thread, are trained side by side."""
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
-    apart = training_threads(build(exam.net, exam.dataset.shape)) == 1 and place.device.type == "cpu"
+    nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
+    apart = nets and all(training_threads(build(exam.nets[key], exam.dataset.shape)) == 1 for key in nets)
     for _, result in (executor if apart else Inline())(place, missing):
         if isinstance(result, RampartError):
             summary.failures.append(result)

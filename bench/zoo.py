@@ -1,0 +1,50 @@
+"""Published models: what a board elsewhere says of weights that can be pulled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Published:
+    """A model on a board elsewhere, with what is reported of it there; accuracies are percentages."""
+
+    name: str
+    dataset: str
+    threat: str  # linf | l2 | corruptions
+    eps: str  # as it is written there; empty for corruptions
+    clean: float
+    autoattack: float | None  # under that threat
+    worse: float | None  # under attacks that were found to do better
+    corruptions: float | None  # over 15 corruptions at 5 severities
+    claimed: float | None  # by its paper
+    doubted: bool  # by that board itself
+    architecture: str
+    extra_data: bool
+    paper: str
+    link: str
+    venue: str
+    weights: bool  # whether its weights are published, so that they can be pulled
+    licence: str  # of the weights; empty where there are none
+
+    @property
+    def accuracy(self) -> float | None:
+        """What the board there sorts by."""
+        return self.corruptions if self.threat == "corruptions" else self.worse or self.autoattack
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A collection of published models; `recipe` writes the defense that pulls one."""
+
+    name: str
+    read: Callable[[], Sequence[Published]]
+    recipe: Callable[[Published], str]
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Its models as plain values, each with the recipe that pulls it, or none."""
+        return [
+            {"zoo": self.name, **asdict(p), "recipe": self.recipe(p) if p.weights else None} for p in self.read()
+        ]  # fmt: skip
