@@ -95,6 +95,10 @@ def declared(weights: Weights, model: nn.Module) -> Weights:
     public_prefix: what stands before the names here and not there; ignored_keys: beginnings of names without a use.
     """
     state, steps = weights.state, list(weights.steps)
+    for wrapper in ("module.", "_orig_mod."):
+        if state and all(k.startswith(wrapper) for k in state):
+            state = {k.removeprefix(wrapper): v for k, v in state.items()}
+            steps.append(f"{wrapper!r} off the names")
     prefix = str(getattr(model, "public_prefix", ""))
     if prefix and not any(k.startswith(prefix) for k in state):
         state = {prefix + k: v for k, v in state.items()}

@@ -155,7 +155,7 @@ def test_public_weights_load_without_the_prefix(bench, tmp_path):
         torch.save({f"{front}{k}": v for k, v in theirs.state_dict().items()}, tmp_path / name)
         done = bench("run", "--defense", f"checkpoint(path={name!r})", *net)
         assert done.returncode == 0, done.stderr
-        assert ("put 'net.' before the names" in done.stderr) == (front != "net.")
+        assert ("'net.' before the names" in done.stderr) == (front != "net.")
     (section,) = json.loads(done.stdout)["board"]["sections"]
     assert len({row["weights"] for row in section["rows"]}) == 1
 

@@ -135,7 +135,7 @@ def test_a_hash_that_is_given_must_be_met(site, tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "said"),
     [
-        (b"<html><title>Quota exceeded</title>", IntegrityError, "web page.*Quota exceeded"),
+        (b"<html><title>Quota exceeded</title>", IncompleteError, "HTML page.*Quota exceeded"),
         (b"", IntegrityError, "is empty"),
         ((100, saved(weights())), IncompleteError, "w.pth"),
         (None, IncompleteError, r"checkpoint\(path='FILE'\)"),
