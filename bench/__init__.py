@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bench.files import locked, write_atomically
     from bench.fitting import fit
     from bench.ledger import Ledger
+    from bench.pictures import Sheet
     from bench.recipe import (
         Alias,
         Attack,
@@ -83,6 +84,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Shape",
+    "Sheet",
     "Store",
     "Suite",
     "ThreatModel",
@@ -126,6 +128,7 @@ _HOMES = {
         "files": "locked write_atomically",
         "fitting": "fit",
         "ledger": "Ledger",
+        "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.errors import RampartError, UsageError, nearest
+from bench.errors import RampartError, UsageError
+from bench.options import (
+    Command,
+    Files,
+    data_option,
+    exam_options,
+    json_option,
+    ledger_option,
+    option,
+    places,
+    plugin_option,
+    site_option,
+    store_option,
+)
 
 if TYPE_CHECKING:
     from bench.executors import Executor
@@ -23,158 +36,9 @@ if TYPE_CHECKING:
     from bench.request import Exam
     from bench.run import Summary
 
-MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
-
-
-class Command(click.Command):
-    """A command whose options may take several values, whose defaults come from bench.toml and BENCH_* too."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Write `--defense at trades` as click reads it, and take defaults from ./bench.toml."""
-        ctx.default_map = {**_config(), **(ctx.default_map or {})}
-        return super().parse_args(ctx, _spread(args))
-
-
-def _spread(args: Sequence[str]) -> list[str]:
-    """`--defense at trades` to `--defense at --defense trades`."""
-    spread: list[str] = []
-    option = ""
-    for arg in args:
-        if arg.startswith("-"):
-            option, equals, value = arg.partition("=")
-            if option not in MANY:
-                option = ""
-                spread.append(arg)
-            elif equals:
-                spread += [option, value]
-        elif option:
-            spread += [option, arg]
-        else:
-            spread.append(arg)
-    return spread
-
-
-def _config() -> dict[str, Any]:
-    """The defaults that ./bench.toml sets; an unknown key is an error that names the nearest."""
-    path = Path("bench.toml")
-    if not path.exists():
-        return {}
-    try:
-        found = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path.resolve()}: {error}") from None
-    known = {opt.lstrip("-"): p for p in run.params for opt in p.opts}
-    defaults: dict[str, Any] = {}
-    for key, value in found.items():
-        option = known.get(key.replace("_", "-"))
-        if option is None or option.name is None:
-            raise UsageError(f"{path.resolve()}: there is no option {key!r}{nearest(key, known)}")
-        if isinstance(value, dict | float) or isinstance(value, bool) is not getattr(option, "is_flag", False):
-            raise UsageError(f"{path.resolve()}: {key} = {value!r}; expected what --{key} takes on the command line")
-        several = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-        if isinstance(value, bool):
-            defaults[option.name] = value
-        else:
-            defaults[option.name] = several if getattr(option, "multiple", False) else ",".join(several)
-    return defaults
-
-
-class Recipes(click.ParamType[str]):
-    """Recipes; in a variable of the environment they are separated by commas."""
-
-    name = "recipe"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """Commas inside brackets or quotes do not split."""
-        from bench.registry import split_list
-
-        return split_list(rv)
-
-
-class Files(click.ParamType[str]):
-    """Files; in a variable of the environment they are separated as in PATH."""
-
-    name = "file"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        """A path may hold spaces."""
-        return rv.split(os.pathsep)
-
-
-def _option(*names: str, **settings: Any) -> Callable[[Any], Any]:
-    """An option whose default may come from BENCH_NAME."""
-    long = max(names, key=len)
-    return click.option(*names, envvar=f"BENCH_{long.removeprefix('--').replace('-', '_').upper()}", **settings)
-
-
-def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(v) for v in value.split(","))
-        if all(0 <= n < 2**31 for n in numbers):
-            return numbers
-        raise ValueError
-    except ValueError:
-        expected = "whole numbers from 0 to 2147483647 with commas (0,1,2)"
-        raise click.BadParameter(f"expected {expected}, not {value!r}", param=param) from None
-
-
-def _weights(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    chosen = tuple(w for w in value.split(",") if w)
-    for name in chosen:
-        if name not in ("best", "last"):
-            raise click.BadParameter(f"{name!r}: expected best, last or best,last", param=param)
-    return chosen
-
-
-_plugin = _option("--plugin", multiple=True, type=Files(), metavar="FILE…", help="Python files with plugins")
-_ledger = _option("--ledger", default="results/ledger", show_default=True, metavar="DIR", help="where records lie")
-_store = _option(
-    "--store", default="results/store", show_default=True, metavar="DIR", help="where weights and bundles lie"
-)
-_data = _option("--data", default="datasets", show_default=True, metavar="DIR", help="where data sets lie")
-_site = _option("--site", default="results/site", show_default=True, metavar="DIR", help="where the board goes")
-_json = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
-
-
-def _places(command: Any) -> Any:
-    """The options that say where things lie."""
-    for option in (_plugin, _ledger, _store, _data, _site, _json):
-        command = option(command)
-    return command
-
-
-def _exam(command: Any) -> Any:
-    """The options of run and plan."""
-    for option in (
-        _option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
-        _option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-                help="where cells run; auto: inline unless there is much to do"),
-        _option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
-        _option("--batch", type=click.IntRange(min=1),
-                help="images an attack holds at once; default: found, halved when memory runs out; changes no verdict"),
-        _option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
-                help="of the search; fast: in bfloat16 where the machine has it; the verdict is always float32's"),
-        _option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
-        _option("--weights", default="", metavar="best,last", callback=_weights,
-                help="which are examined; default: best"),
-        _option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: all"),
-        _option("--columns", default="", metavar="LIST", help='an ad-hoc suite: "clean, pgd(steps=50)"'),
-        _option("--conditions", default="", metavar="LIST",
-                help='in place of the suite\'s: "clean, fog:3"; fog is all its severities'),
-        _option("--suite", default="quick", show_default=True, help="the exam"),
-        _option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=_numbers, help="training seeds"),
-        _option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
-        _option("--dataset", default="digits", show_default=True, help="a name, or npz:FILE"),
-        _option("--tensorboard", default="", metavar="DIR", help="follow trainings there (needs tensorboard)"),
-        _option("--net", default="", metavar="RECIPE", help="default: the data set's own"),
-        _option("--defense", "defenses", multiple=True, required=True, type=Recipes(), metavar="RECIPE…",
-                help='part-trades, "trades(beta=3.0)", "checkpoint(path=\'w.pth\')"'),
-    ):  # fmt: skip
-        command = option(command)
-    return command
 
 
 @click.group(context_settings=CONTEXT)
@@ -189,8 +53,8 @@ def cli() -> None:
 
 
 @cli.command(cls=Command)
-@_exam
-@_places
+@exam_options
+@places
 def run(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
@@ -224,8 +88,8 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
 
 
 @cli.command(cls=Command)
-@_exam
-@_places
+@exam_options
+@places
 def plan(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
     """What run would do: cells done and missing, passes, time.  Writes nothing."""
     from bench.plan import plan as plan_exam
@@ -246,8 +110,8 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
 @cli.command("list", cls=Command)
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("words", nargs=-1)
-@_plugin
-@_json
+@plugin_option
+@json_option
 def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: bool) -> None:
     """Everything of a kind, with settings and defaults; with WORDS, what these are said of.
 
@@ -265,9 +129,9 @@ def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: b
 
 
 @cli.command(cls=Command)
-@_ledger
-@_site
-@_json
+@ledger_option
+@site_option
+@json_option
 def publish(ledger: str, site: str, as_json: bool) -> None:
     """The board from the ledger alone: no GPU, no weights, no data."""
     from bench.ledger import Ledger
@@ -291,9 +155,9 @@ def publish(ledger: str, site: str, as_json: bool) -> None:
     metavar="PATH",
     help="a published file that you have, or a folder with such files; may be given several times",
 )
-@_data
-@_plugin
-@_json
+@data_option
+@plugin_option
+@json_option
 def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...], as_json: bool) -> None:
     """A data set, by checked download: from several mirrors, and on from where it broke off.
 
@@ -313,13 +177,40 @@ def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...],
 
 
 @cli.command(cls=Command)
-@_option("--dataset", default="", help="load this data set too")
-@_option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
-@_ledger
-@_store
-@_data
-@_plugin
-@_json
+@click.argument("kind", type=click.Choice(["corruptions"]))
+@option("--dataset", default="cifar10", show_default=True, help="a name, or npz:FILE")
+@option("--image", type=click.IntRange(min=0), default=0, show_default=True, help="its place in the test part")
+@option("--out", default="results/figures", show_default=True, metavar="DIR", help="where the figure goes")
+@data_option
+@plugin_option
+@json_option
+def figure(kind: str, dataset: str, image: int, out: str, data: str, plugin: tuple[str, ...], as_json: bool) -> None:
+    """Pictures.  corruptions: one test image under every corruption at every severity, as an SVG."""
+    from bench.files import write_atomically
+    from bench.pictures import corruptions
+    from bench.place import Place
+    from leaderboard.sheet import sheet_svg
+
+    with _prints_aside():
+        place = Place(Path(), Path(), Path(data), tuple(str(Path(f).resolve()) for f in plugin))
+        sheet = corruptions(place.registry, place.dataset(place.registry.parse("dataset", dataset)), image)
+    path = Path(out) / f"{kind}-{re.sub(r'[^A-Za-z0-9.-]+', '-', sheet.dataset)}-{image}.svg"
+    write_atomically(path, sheet_svg(sheet).encode())
+    for name, reason in sheet.left_out:
+        _say(f"Left out: {name}: {reason}.")
+    if as_json:
+        _print_json({"schema": "rampart/figure-1", "figure": str(path), "left_out": dict(sheet.left_out)})
+    _say(f"The figure: {path.resolve().as_uri()}")
+
+
+@cli.command(cls=Command)
+@option("--dataset", default="", help="load this data set too")
+@option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
+@ledger_option
+@store_option
+@data_option
+@plugin_option
+@json_option
 def doctor(as_json: bool, **options: Any) -> None:
     """What is wrong with this machine's set-up, and the mend.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cli import _spread
+from bench.options import _spread
 from tests.conftest import TINY
 
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]

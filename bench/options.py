@@ -1,0 +1,165 @@
+"""The options of the command line: several values, variables of the environment, bench.toml."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench.errors import UsageError, nearest
+
+MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
+
+
+class Command(click.Command):
+    """A command whose options may take several values, whose defaults come from bench.toml and BENCH_* too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Write `--defense at trades` as click reads it, and take defaults from ./bench.toml."""
+        ctx.default_map = {**_config(ctx), **(ctx.default_map or {})}
+        return super().parse_args(ctx, _spread(args))
+
+
+def _spread(args: Sequence[str]) -> list[str]:
+    """`--defense at trades` to `--defense at --defense trades`."""
+    spread: list[str] = []
+    option = ""
+    for arg in args:
+        if arg.startswith("-"):
+            option, equals, value = arg.partition("=")
+            if option not in MANY:
+                option = ""
+                spread.append(arg)
+            elif equals:
+                spread += [option, value]
+        elif option:
+            spread += [option, arg]
+        else:
+            spread.append(arg)
+    return spread
+
+
+def _config(ctx: click.Context) -> dict[str, Any]:
+    """The defaults that ./bench.toml sets; an unknown key is an error that names the nearest."""
+    path = Path("bench.toml")
+    if not path.exists():
+        return {}
+    try:
+        found = tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UsageError(f"{path.resolve()}: {error}") from None
+    group = ctx.find_root().command
+    run = group.commands["run"] if isinstance(group, click.Group) else ctx.command
+    known = {opt.lstrip("-"): p for p in run.params for opt in p.opts}
+    defaults: dict[str, Any] = {}
+    for key, value in found.items():
+        option = known.get(key.replace("_", "-"))
+        if option is None or option.name is None:
+            raise UsageError(f"{path.resolve()}: there is no option {key!r}{nearest(key, known)}")
+        if isinstance(value, dict | float) or isinstance(value, bool) is not getattr(option, "is_flag", False):
+            raise UsageError(f"{path.resolve()}: {key} = {value!r}; expected what --{key} takes on the command line")
+        several = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        if isinstance(value, bool):
+            defaults[option.name] = value
+        else:
+            defaults[option.name] = several if getattr(option, "multiple", False) else ",".join(several)
+    return defaults
+
+
+class Recipes(click.ParamType[str]):
+    """Recipes; in a variable of the environment they are separated by commas."""
+
+    name = "recipe"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """Commas inside brackets or quotes do not split."""
+        from bench.registry import split_list
+
+        return split_list(rv)
+
+
+class Files(click.ParamType[str]):
+    """Files; in a variable of the environment they are separated as in PATH."""
+
+    name = "file"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        """A path may hold spaces."""
+        return rv.split(os.pathsep)
+
+
+def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """An option whose default may come from BENCH_NAME."""
+    long = max(names, key=len)
+    return click.option(*names, envvar=f"BENCH_{long.removeprefix('--').replace('-', '_').upper()}", **settings)
+
+
+def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(v) for v in value.split(","))
+        if all(0 <= n < 2**31 for n in numbers):
+            return numbers
+        raise ValueError
+    except ValueError:
+        expected = "whole numbers from 0 to 2147483647 with commas (0,1,2)"
+        raise click.BadParameter(f"expected {expected}, not {value!r}", param=param) from None
+
+
+def _weights(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
+    chosen = tuple(w for w in value.split(",") if w)
+    for name in chosen:
+        if name not in ("best", "last"):
+            raise click.BadParameter(f"{name!r}: expected best, last or best,last", param=param)
+    return chosen
+
+
+plugin_option = option("--plugin", multiple=True, type=Files(), metavar="FILE…", help="Python files with plugins")
+ledger_option = option("--ledger", default="results/ledger", show_default=True, metavar="DIR", help="where records lie")
+store_option = option(
+    "--store", default="results/store", show_default=True, metavar="DIR", help="where weights and bundles lie"
+)
+data_option = option("--data", default="datasets", show_default=True, metavar="DIR", help="where data sets lie")
+site_option = option("--site", default="results/site", show_default=True, metavar="DIR", help="where the board goes")
+json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on standard output")
+
+
+def places(command: Any) -> Any:
+    """The options that say where things lie."""
+    for add in (plugin_option, ledger_option, store_option, data_option, site_option, json_option):
+        command = add(command)
+    return command
+
+
+def exam_options(command: Any) -> Any:
+    """The options of run and plan."""
+    for add in (
+        option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
+        option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
+                help="where cells run; auto: inline unless there is much to do"),
+        option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
+        option("--batch", type=click.IntRange(min=1),
+                help="images an attack holds at once; default: found, halved when memory runs out; changes no verdict"),
+        option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
+                help="of the search; fast: in bfloat16 where the machine has it; the verdict is always float32's"),
+        option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
+        option("--weights", default="", metavar="best,last", callback=_weights,
+                help="which are examined; default: best"),
+        option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: all"),
+        option("--columns", default="", metavar="LIST", help='an ad-hoc suite: "clean, pgd(steps=50)"'),
+        option("--conditions", default="", metavar="LIST",
+                help='in place of the suite\'s: "clean, fog:3"; fog is all its severities'),
+        option("--suite", default="quick", show_default=True, help="the exam"),
+        option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=_numbers, help="training seeds"),
+        option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
+        option("--dataset", default="digits", show_default=True, help="a name, or npz:FILE"),
+        option("--tensorboard", default="", metavar="DIR", help="follow trainings there (needs tensorboard)"),
+        option("--net", default="", metavar="RECIPE", help="default: the data set's own"),
+        option("--defense", "defenses", multiple=True, required=True, type=Recipes(), metavar="RECIPE…",
+                help='part-trades, "trades(beta=3.0)", "checkpoint(path=\'w.pth\')"'),
+    ):  # fmt: skip
+        command = add(command)
+    return command
