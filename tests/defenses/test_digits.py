@@ -27,7 +27,7 @@ class Cosines(nn.Module):
 
     def __init__(self, base: nn.Sequential) -> None:
         super().__init__()
-        self.base, self.scale = base[:-1], 10.0
+        self.base, self.scale = nn.Sequential(*list(base)[:-1]), 10.0
         self.vectors = nn.Parameter(base[-1].weight.detach().clone())  # type: ignore[operator, union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
