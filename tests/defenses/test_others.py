@@ -32,7 +32,6 @@ from tests.defenses.scene import (
     net,
     passes,
     small,
-    softmax,
 )
 
 
@@ -151,7 +150,8 @@ def test_hat_asks_its_helper_about_the_adversarial_image_and_goes_twice_as_far(
     cells = caught.loss.__closure__  # type: ignore[attr-defined]
     (helper,) = [c.cell_contents for c in cells if isinstance(c.cell_contents, nn.Module)]
     with torch.no_grad():
-        helper[4].bias += torch.tensor([0, 5.0, 0, 0]).double()  # another opinion than the model's
+        helper[4].weight.copy_(helper[4].weight[[1, 2, 3, 0]].clone())  # another opinion than the model's,
+        helper[4].bias.sub_(helper(batch.x).mean(0))  # and not the same for all images
     assert helper is not caught.model
     assert not any(p.requires_grad for p in helper.parameters())
     model = copy.deepcopy(caught.model)
@@ -159,7 +159,8 @@ def test_hat_asks_its_helper_about_the_adversarial_image_and_goes_twice_as_far(
     far = batch.x + 2 * (x_adv - batch.x)
     assert far.min() < 0
     assert far.max() > 1
-    answer = softmax(copy.deepcopy(helper).eval()(x_adv)).argmax(1)
+    answer, on_x = (copy.deepcopy(helper).eval()(images).argmax(1) for images in (x_adv, batch.x))
+    assert not torch.equal(answer, on_x)
     z, z_adv, z_far = model(batch.x), model(x_adv), model(far)
     value = ce(z, batch.y).mean() + 2.5 * divergence(z, z_adv).mean() + 0.5 * ce(z_far, answer).mean()
     seen, asked = passes(caught.model, batch), passes(helper, batch)

@@ -170,6 +170,19 @@ def test_the_budget_is_eps_on_the_hot_spot_alone() -> None:
     assert keep[0, 0, 2, 3]
     assert keep.sum() == 1
     assert not outlying(torch.full((1, 1, 8, 8), 0.3)).any()
+    three = torch.tensor([0.0, 1.0, 2.0]).view(1, 1, 1, 3)  # 2 is 1.22 deviations of these three above 1
+    assert outlying(three).flatten().tolist() == [False, False, True]
+
+
+def test_the_release_squares_what_overshoots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A heat of -0.5 is 0.25 squared, where the map of the paper is clipped to 0."""
+    warm = torch.zeros(1, 8, 8)
+    warm[0, :2], warm[0, 2] = -0.5, 1.0
+    monkeypatch.setattr("defenses.part.heat", lambda _model, _x, _cam, *, clip=True: warm.clamp(0, 1) if clip else warm)
+    found = important(nn.Identity(), feed(1), Masks(mask="jet"))
+    assert torch.equal(found, outlying(jet(warm.square()))[:, :1])
+    assert not torch.equal(found, outlying(jet(warm.clamp(0, 1).square()))[:, :1])
+    assert torch.equal(important(nn.Identity(), feed(1), Masks())[0, 0], warm[0] == 1)
 
 
 def naive_mask(model: Twice, x: Tensor, mask: str) -> Tensor:
@@ -293,8 +306,8 @@ def test_the_warm_up_is_adversarial_training_from_a_clipped_start(
 ) -> None:
     """As the release's; nothing is masked."""
     here, batch = job(tmp_path), feed(epoch=20)
-    found = catch(monkeypatch, part, here).gradients(batch)
-    alike(found, catch(monkeypatch, at, job(tmp_path)).gradients(batch))
+    found = catch(monkeypatch, part, here, {"steps": 1}).gradients(batch)  # one step: where it starts is seen
+    alike(found, catch(monkeypatch, at, job(tmp_path), {"steps": 1}).gradients(batch))
     assert not here.watched
 
 
