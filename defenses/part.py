@@ -119,7 +119,7 @@ def _reweighted(job: TrainJob, loss: Loss, masks: Masks, inner: Inner, course: C
         keep = important(snapshot, shown, masks)
         job.watch("mask_density", keep.float().mean((1, 2, 3)))
         eps = float(inner.threat(job.threat, feed).eps)
-        size = torch.where(keep, eps, masks.low * eps)
+        size = torch.where(keep, feed.x.new_full((), eps), masks.low * eps)  # in the images' own precision
         if masks.mask_op == "clamp":
             x_adv = craft(model, feed, job.threat, inner, project=lambda x: within(x, feed.x, size))
         else:

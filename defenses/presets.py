@@ -47,7 +47,7 @@ _SHORT: dict[str, tuple[Settings, Settings]] = {  # of digits, of MNIST
     "trades-awp": ({"forwards": 1}, {"forwards": 1, "beta": 1.0, "awp_from": 2}),
     "fgsm-rs": ({"bn": "eval"}, {"bn": "eval"}),
     "free": ({"replays": 4, "epochs": 10}, {"replays": 8, "epochs": 4}),
-    "he": ({"lr": 0.2}, {"lr": 0.2}),
+    "he": ({"lr": 0.02}, {"lr": 0.2}),
     "lbgat": ({"teacher": "cnn"}, {"teacher": "cnn"}),
     "hat": ({"helper_epochs": 10}, {"helper_epochs": 2, "beta": 1.0}),
 }
