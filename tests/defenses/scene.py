@@ -47,6 +47,17 @@ def feed(n: int = 8, epoch: int = 1, seed: int = 1) -> Batch:
     return Batch(x, y, Draws(0, torch.arange(n), "train", restart=1), epoch, epoch - 1.0)
 
 
+def stopping(job: TrainJob, epochs: int) -> TrainJob:
+    """The same job, interrupted after so many epochs."""
+
+    def stop(history: list[dict[str, Any]]) -> None:
+        if len(history) == epochs:
+            raise KeyboardInterrupt
+
+    job.log = stop
+    return job
+
+
 def job(
     folder: Path, build: Callable[[], nn.Module] = net, *, images: int = 48, threat: ThreatModel = THREAT, **more: Any
 ) -> TrainJob:

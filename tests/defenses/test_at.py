@@ -247,9 +247,9 @@ def test_a_batch_is_any_number_of_images(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_settings_that_mean_nothing_are_refused() -> None:
     """By what was expected."""
-    with pytest.raises(UsageError, match="step above 0"):
+    with pytest.raises(UsageError, match="share of eps above 0"):
         Inner(step=0.0)
-    with pytest.raises(UsageError, match="ramp of 0 or more"):
+    with pytest.raises(UsageError, match="epochs, 0 or more"):
         Inner(ramp=-1.0)
     with pytest.raises(UsageError, match="written norm:eps"):
         Inner(eps="a lot")

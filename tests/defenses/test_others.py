@@ -32,6 +32,7 @@ from tests.defenses.scene import (
     net,
     passes,
     small,
+    stopping,
 )
 
 
@@ -85,7 +86,8 @@ def test_free_survives_a_resume_with_its_perturbation(tmp_path: Path) -> None:
     """Stopped after the first of two epochs and continued: the same weights."""
     settings: dict[str, Any] = {"batch": 20, "replays": 2, "schedule": "drops", "drops": (), "lr": 0.05}
     whole = free(job(tmp_path / "whole", small), epochs=2, **settings).state_dict()
-    free(job(tmp_path / "parts", small), epochs=1, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        free(stopping(job(tmp_path / "parts", small), 1), epochs=2, **settings)
     found = free(job(tmp_path / "parts", small), epochs=2, **settings).state_dict()
     assert all(torch.equal(v, found[k]) for k, v in whole.items())
 

@@ -36,6 +36,7 @@ from tests.defenses.scene import (
     net,
     passes,
     small,
+    stopping,
 )
 from tests.defenses.test_trades import naive_mart
 
@@ -361,7 +362,8 @@ def test_part_continues_with_the_snapshot_it_had(tmp_path: Path) -> None:
     """Stopped within an interval of s = 10 and continued: the same weights."""
     settings = {**SHORT, "s": 10, "warm_up": 1, "low": 0.2, "epochs": 4}
     whole = part(job(tmp_path / "whole", small), **settings).state_dict()
-    part(job(tmp_path / "parts", small), **{**settings, "epochs": 3})
+    with pytest.raises(KeyboardInterrupt):
+        part(stopping(job(tmp_path / "parts", small), 3), **settings)
     found = part(job(tmp_path / "parts", small), **settings).state_dict()
     assert all(torch.equal(v, found[k]) for k, v in whole.items())
 
