@@ -93,7 +93,7 @@ def test_the_copy_has_batch_statistics_of_its_own(
 
 
 def test_weights_stay_where_they_are_at_a_rate_of_zero(tmp_path: Path) -> None:
-    """Two whole epochs with next to no rate: the start within 1e-6; the statistics are those of at, which has no proxy."""
+    """Two whole epochs with next to no rate: the start, within 1e-6; the statistics of at, which has no proxy."""
     still = {**SHORT, "lr": 1e-12, "decay": 0.0}
     here = job(tmp_path / "awp", small)
     start = here.net().state_dict()
