@@ -8,15 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bench import Course, Draws, ThreatModel, TrainJob, frozen
+from bench import Course, ThreatModel, TrainJob
 from bench.exam import Part, Shape
-from bench.feed import Feed
 from bench.passes import lean
 from bench.victim import be_exact
 from defenses.at import at
-from defenses.inner import Inner, craft
-from defenses.nets import cnn, resnet18
-from defenses.part import Masks, important, within
+from defenses.inner import Inner
+from defenses.nets import cnn
 
 BATCH, STEPS = 128, 10
 
@@ -71,7 +69,7 @@ def raw(net, x, y):
 
 
 def test_an_epoch_of_adversarial_training_over_its_passes(benchmark, tmp_path):
-    """MNIST's net on 1x28x28: all of an epoch, its validation and checkpoint too, at most 1.25 times its bare passes."""
+    """MNIST's net: all of an epoch, its validation and checkpoint too, at most 1.25 times its bare passes."""
     shape = Shape(10, 1, 28)
     net = partial(cnn, classes=10, channels=1, size=28)
     train, val = images(BATCH * 6, shape), images(BATCH, shape, seed=1)
