@@ -88,7 +88,9 @@ class Plugin:
         """Settings as the function takes them: those that were spread are gathered again."""
         flat: dict[str, Any] = dict(settings)
         for name, default in self.spread.items():
-            flat[name] = replace(default, **{f.name: flat.pop(f.name) for f in fields(default) if f.name in flat})
+            flat[name] = replace(
+                flat.get(name, default), **{f.name: flat.pop(f.name) for f in fields(default) if f.name in flat}
+            )
         return flat
 
     @property
