@@ -80,7 +80,8 @@ def outcomes(scene: Scene, cache: Path) -> dict[tuple[str, str, int], Outcome]:
         names = tuple(NAMES) if attack == "aa" else (attack,)
         texts = tuple(members[name] for name in names)
         version = importlib.metadata.version("pyautoattack")
-        keys = [plugins().parse("attack", text).key for text in texts]
+        tile = f"tiles of {tile_size(CPU, scene.module)}"
+        keys = [*(plugins().parse("attack", text).key for text in texts), tile]
         found["reference", attack, seed] = kept(
             cache, scene.named("reference", [*names, version], seed), partial(reference, scene, names, seed), Outcome
         )

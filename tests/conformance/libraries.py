@@ -151,7 +151,7 @@ def both(scene: Scene, cache: Path, pair: Pair, seed: int) -> tuple[Found, Found
     """What ours and the library's find, run now if they were not run before."""
     key, version = plugins().parse("attack", pair.ours).key, importlib.metadata.version(pair.theirs.library)
     norm = {"threat": str(pair.threat)}
-    mine = scene.named("native", [key], seed) | norm
+    mine = scene.named("native", [key, f"tiles of {tile_size(CPU, scene.module)}"], seed) | norm
     other = scene.named(pair.theirs.library, [str(pair.theirs), version], seed) | norm
     return (
         kept(cache, {"distances": mine}, partial(ours, scene, pair, seed), Found),
