@@ -88,9 +88,9 @@ class Plugin:
         """Settings as the function takes them: those that were spread are gathered again."""
         flat: dict[str, Any] = dict(settings)
         for name, default in self.spread.items():
-            flat[name] = replace(
-                flat.get(name, default), **{f.name: flat.pop(f.name) for f in fields(default) if f.name in flat}
-            )
+            whole = flat[name] if is_dataclass(flat.get(name)) else default  # a field may have the argument's name
+            own = [f.name for f in fields(default) if f.name in flat and flat[f.name] is not whole]
+            flat[name] = replace(whole, **{field: flat.pop(field) for field in own})
         return flat
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 from typing import Literal
 
 import pytest
 
 from bench.errors import UsageError, nearest
-from bench.recipe import Recipe, attack, corruption, dataset, defense, net
+from bench.recipe import Plugin, Recipe, attack, corruption, dataset, defense, net
 
 
 @attack(norms=("linf",), access="gradients", version=3, paper="arXiv:1706.06083")
@@ -131,3 +132,27 @@ def test_recipes_cross_processes():
     there = pickle.loads(pickle.dumps(a_walk.recipe(steps=7).written))
     back = registry.parse("attack", there)
     assert isinstance(back, Recipe) and back == a_walk.recipe(steps=7)
+
+
+def test_settings_of_a_frozen_dataclass_stand_beside_the_others() -> None:
+    """Its fields are settings, also one of the argument's own name; given whole, it is taken whole."""
+
+    @dataclass(frozen=True)
+    class Pace:
+        pace: str = "slow"
+        steps: int = 3
+
+        def __post_init__(self) -> None:
+            if self.steps < 1:
+                raise UsageError(f"steps={self.steps}: expected 1 or more")
+
+    def walk(*, far: bool = False, pace: Pace = Pace(steps=5)) -> object:
+        return far, pace
+
+    plugin = Plugin(name="walk", function=walk)
+    assert plugin.defaults == {"far": False, "pace": "slow", "steps": 5}
+    assert walk(**plugin.arguments(plugin.recipe(pace="fast", far=True).settings)) == (True, Pace("fast", 5))
+    assert walk(**plugin.arguments({"pace": Pace("whole", 1)})) == (False, Pace("whole", 1))
+    assert walk(**plugin.arguments({"pace": Pace("whole", 1), "steps": 2})) == (False, Pace("whole", 2))
+    with pytest.raises(UsageError, match="steps=0: expected 1 or more"):
+        plugin.recipe(steps=0)
