@@ -121,7 +121,7 @@ def test_faster_passes_leave_its_answers():
     ("text", "message"),
     [
         ("he(net='resnet19')", "did you mean 'resnet18'"),
-        ("he(net='he')", "expected one of 'resnet18'"),
+        ("he(net='he')", "expected one of 'cnn', 'resnet18'"),
         ("he(s=0)", "expected a scale above 0"),
         ("he(s=-1.0)", "expected a scale above 0"),
         ("he(net='wrn-28-10-silu')", "a multiple of 4 pixels"),

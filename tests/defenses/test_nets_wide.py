@@ -91,7 +91,7 @@ def test_a_checkpoint_of_trades_loads_and_says_what_it_leaves_out(bench, tmp_pat
     words = ("--net", "wrn(depth=10, width=1)", "--columns", "clean", "-n", "8", "--executor", "inline")
     done = bench("run", "--defense", "checkpoint(path='w.pth')", *words)
     assert done.returncode == 0, done.stderr
-    assert "left out 12 weights that the net does not use, as sub_block1.layer.0.bn1.weight" in done.stderr
+    assert "all but 12 weights that the net does not use, as sub_block1.layer.0.bn1.weight" in done.stderr
     # What is neither the net's nor known to be unused is still an error.
     torch.save({**state, "module.sub_block2.weight": torch.zeros(1)}, tmp_path / "w.pth")
     done = bench("run", "--defense", "checkpoint(path='w.pth')", *words)
