@@ -21,6 +21,7 @@ from bench.options import (
     Files,
     data_option,
     exam_options,
+    gate_options,
     json_option,
     ledger_option,
     option,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from bench.place import Place
     from bench.request import Exam
     from bench.run import Summary
+    from bench.standing import Standings
 
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
@@ -146,6 +148,34 @@ def publish(ledger: str, site: str, as_json: bool) -> None:
 
 
 @cli.command(cls=Command)
+@gate_options
+@ledger_option
+@json_option
+def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
+    r"""CI regression on robust accuracy: fails where a model is less robust than in the baseline.
+
+    \b
+    bench gate --record baseline.json                     keep what this ledger says
+    bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
+    The exit code is 3 after a regression: a drop beyond --max-drop that chance does not explain.
+    """
+    from bench.ledger import Ledger
+    from bench.standing import Standings
+
+    if bool(baseline) == bool(record):
+        raise UsageError("give --baseline X to compare with, or --record FILE to write one")
+    if as_json and options["github"]:
+        raise UsageError("--json and --github both write to standard output; give one of them")
+    if not Path(ledger).is_dir():
+        raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
+    now = Standings.of(Ledger(Path(ledger)))
+    if record:
+        _record(now, record, ledger, as_json=as_json)
+    else:
+        _gate(now, baseline, ledger, as_json=as_json, **options)
+
+
+@cli.command(cls=Command)
 @click.argument("name")
 @click.option(
     "--from-file",
@@ -231,6 +261,45 @@ def doctor(as_json: bool, **options: Any) -> None:
     findings_table(findings)
     if any(f.state == "wrong" for f in findings):
         sys.exit(4)
+
+
+def _record(now: Standings, file: str, ledger: str, *, as_json: bool) -> None:
+    """Write a baseline."""
+    from bench import baseline
+
+    if not now.every:
+        raise UsageError(f"--ledger {ledger}: no column of a model is decided there; bench run adds some")
+    baseline.record(now, Path(file))
+    if as_json:
+        _print_json({"schema": "rampart/gate-record-1", "baseline": file, "columns": len(now.every)})
+    models = len({s.model for s in now.every})
+    _say(f"{file}: {len(now.every)} columns of {models} models. From now on: bench gate --baseline {file}")
+
+
+def _gate(
+    now: Standings, where: str, ledger: str, *, max_drop: float, alpha: float, strict: bool, no_doubts: bool,
+    junit: str, markdown: str, github: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Compare, say so everywhere it is asked for, and exit."""
+    from bench import baseline, gate_report
+    from bench.gate import Rules, compare
+    from bench.report import print_rich
+
+    before = baseline.read(where)
+    if before is None:
+        _say(f"There is no baseline at {where} yet. To record one: bench gate --ledger {ledger} --record FILE")
+        if as_json:
+            _print_json({"schema": "rampart/gate-1", "verdict": "there is no baseline", "exit_code": 4 * strict})
+        sys.exit(4 if strict else 0)
+    report = compare(before, now, Rules(max_drop, alpha, strict, no_doubts))
+    gate_report.write(report, junit=junit, markdown=markdown, github=github)
+    if as_json:
+        _print_json(gate_report.document(report))
+    if report.comparisons:
+        print_rich(gate_report.table(report))
+    for sentence in gate_report.sentences(report):
+        _say(sentence)
+    sys.exit(report.exit_code)
 
 
 def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:

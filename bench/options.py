@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Callable, Sequence
@@ -53,14 +54,15 @@ def _config(ctx: click.Context) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise UsageError(f"{path.resolve()}: {error}") from None
     group = ctx.find_root().command
-    run = group.commands["run"] if isinstance(group, click.Group) else ctx.command
-    known = {opt.lstrip("-"): p for p in run.params for opt in p.opts}
+    commands = [group.commands[name] for name in ("gate", "run")] if isinstance(group, click.Group) else [ctx.command]
+    known = {opt.lstrip("-"): p for command in commands for p in command.params for opt in p.opts}
     defaults: dict[str, Any] = {}
     for key, value in found.items():
         option = known.get(key.replace("_", "-"))
         if option is None or option.name is None:
             raise UsageError(f"{path.resolve()}: there is no option {key!r}{nearest(key, known)}")
-        if isinstance(value, dict | float) or isinstance(value, bool) is not getattr(option, "is_flag", False):
+        table = dict if isinstance(option.type, Number) else dict | float
+        if isinstance(value, table) or isinstance(value, bool) is not getattr(option, "is_flag", False):
             raise UsageError(f"{path.resolve()}: {key} = {value!r}; expected what --{key} takes on the command line")
         several = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         if isinstance(value, bool):
@@ -90,6 +92,29 @@ class Files(click.ParamType[str]):
     def split_envvar_value(self, rv: str) -> list[str]:
         """A path may hold spaces."""
         return rv.split(os.pathsep)
+
+
+class Number(click.ParamType[float]):
+    """A number between two ends, which belong to it or not."""
+
+    name = "number"
+
+    def __init__(self, low: float, high: float, *, ends: bool = False) -> None:
+        self.low, self.high, self.ends = low, high, ends
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; `nan` is none."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not self._holds(number):
+            ends = ", which are allowed too" if self.ends else ""
+            self.fail(f"expected a number between {self.low:g} and {self.high:g}{ends}, not {value!r}", param, ctx)
+        return number
+
+    def _holds(self, number: float) -> bool:
+        return self.low < number < self.high or (self.ends and number in {self.low, self.high})
 
 
 def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
@@ -130,6 +155,26 @@ json_option = click.option("--json", "as_json", is_flag=True, help="one JSON doc
 def places(command: Any) -> Any:
     """The options that say where things lie."""
     for add in (plugin_option, ledger_option, store_option, data_option, site_option, json_option):
+        command = add(command)
+    return command
+
+
+def gate_options(command: Any) -> Any:
+    """The options of gate."""
+    for add in (
+        option("--github", is_flag=True,
+               help="in a job of GitHub's: annotations on standard output, the page to $GITHUB_STEP_SUMMARY"),
+        option("--markdown", default="", metavar="FILE", help="write a page of Markdown"),
+        option("--junit", default="", metavar="FILE", help="write JUnit XML, a case a comparison"),
+        option("--no-doubts", is_flag=True, help="a doubt about a number that is compared fails too"),
+        option("--strict", is_flag=True, help="what is inconclusive or missing fails too, with exit code 4"),
+        option("--alpha", type=Number(0.0, 1.0), default=0.05, show_default=True,
+               help="how often a false alarm is accepted, over all comparisons"),
+        option("--max-drop", type=Number(0.0, 100.0, ends=True), default=0.0, show_default=True, metavar="POINTS",
+               help="points of accuracy that may be lost"),
+        option("--record", default="", metavar="FILE", help="write this ledger's baseline, and compare nothing"),
+        option("--baseline", default="", metavar="X", help="a ledger, what --record wrote, or git:REF:PATH of either"),
+    ):  # fmt: skip
         command = add(command)
     return command
 
