@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from bench.place import Place
 
 TINY = Path(__file__).parent / "plugins" / "tiny.py"
 
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background; the commands under test must hear it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
