@@ -10,6 +10,7 @@ from bench.place import _dataset
 from data import _official
 from data._official import arrays
 from data._parts import part
+from data.corruptions_tables import EXTRA, MAIN
 from tests.conftest import TINY
 
 PLUGIN = '''
@@ -109,3 +110,15 @@ def test_data_without_published_images_say_so(bench, words):
     """And that the corruption can be generated."""
     done = bench("plan", *words, "--dataset", "digits", "--conditions", "official/fog:1")
     assert (done.returncode, "no spoilt images of digits are published" in done.stderr) == (2, True), done.stderr
+
+
+def test_on_a_terminal_nineteen_corruptions_are_rows(bench, words, monkeypatch):
+    """So that there is room for the defense's name in 60 columns."""
+    monkeypatch.setenv("COLUMNS", "60")
+    names = [name for name in MAIN + EXTRA if name != "frost"]
+    spoken = [word for word in words if word != "--json"]
+    done = bench("run", *spoken, "--conditions", ", ".join(f"{name}:1" for name in names))
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert [line[0] for line in lines if line[0] in names] == sorted(names)
+    assert ["untrained"] in lines
