@@ -62,6 +62,12 @@ CORRUPTION_SUITE = Suite(
     summary="accuracy under the 19 corruptions of CIFAR-10-C at five severities, for images of 28 pixels or more",
 )
 
+OFFICIAL_SUITE = Suite(
+    "corruptions-official",
+    parts=((("clean",), tuple(f"official/{condition}" for condition in CORRUPTED)),),
+    summary="the same on the published images: CIFAR-10-C, CIFAR-100-C or Tiny-ImageNet-C, in the data folder",
+)
+
 FULL = Suite(
     "full",
     parts=(

@@ -13,6 +13,7 @@ from bench.doubts import doubts_of
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import CLEAN, Cell, Condition, Shape
 from bench.files import range_locked
+from bench.official import corruption as find_corruption
 from bench.origin import about, source_hash
 from bench.place import THREADS
 from bench.recipe import Access, Attack, Recipe
@@ -62,7 +63,8 @@ def answer(place: Place, question: Question) -> list[Record]:
     condition = Condition.parse(cell.condition)
     dataset = place.dataset(place.registry.parse("dataset", question.dataset))
     subject = place.subject(cell.net, cell.weights, question.shape, cell.precision)
-    corruption = place.registry.parse("corruption", condition.corruption) if condition.corruption else None
+    spoilt = condition.corruption
+    corruption = find_corruption(spoilt, place.registry, dataset) if spoilt else None
     first = torch.tensor(question.asked[: subject.tile])
     doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])
     verdicts = judge_together(

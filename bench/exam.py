@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -73,6 +75,7 @@ class Dataset:
     val: Part
     test: Part
     classes: tuple[str, ...]
+    official: Callable[[str, int], Part] | None = None  # published spoilt test images, by corruption and severity
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bench.errors import UsageError
 from bench.exam import CLEAN, Cell, Column, Condition, Dataset, Precision, Suite, Training, Which
 from bench.obtain import Lesson
+from bench.official import corruption as find_corruption
 from bench.outcomes import Outcome
 from bench.recipe import Attack, Corruption, DatasetLoader, Defense, Recipe
 from bench.registry import Registry
@@ -118,8 +119,8 @@ def resolve(request: Request, place: Place) -> Exam:
         for text in request.defenses
     ]
     dataset = place.dataset(recipe)
-    suite, unfit = _usable(suite, registry, dataset.shape, named=bool(request.conditions))
-    columns, attacks, questions = _columns(suite, place, threat, dataset.shape)
+    suite, unfit = _usable(suite, registry, dataset, named=bool(request.conditions))
+    columns, attacks, questions = _columns(suite, place, threat, dataset)
     if not defenses or not questions:
         raise UsageError(f"there is nothing to do: {'no --defense' if not defenses else 'no column'} is named")
     if request.n < 0 or request.n > len(dataset.test):
@@ -159,7 +160,9 @@ def _severities(text: str) -> tuple[str, ...]:
     return (text,) if text == CLEAN or ":" in text else tuple(f"{text}:{severity}" for severity in range(1, 6))
 
 
-def _usable(suite: Suite, registry: Registry, shape: Shape, *, named: bool) -> tuple[Suite, dict[str, tuple[str, ...]]]:
+def _usable(
+    suite: Suite, registry: Registry, dataset: Dataset, *, named: bool
+) -> tuple[Suite, dict[str, tuple[str, ...]]]:
     """The suite without the corruptions that cannot spoil images of this shape here, and those, by the reason.
 
     One that was named on the command line is an error; so is a suite of which nothing is left.
@@ -169,8 +172,8 @@ def _usable(suite: Suite, registry: Registry, shape: Shape, *, named: bool) -> t
     for names, conditions in suite.parts:
         fit = []
         for text in conditions:
-            recipe = _corruption(text, registry)
-            reason = _unfit(recipe, shape)
+            recipe = _corruption(text, registry, dataset)
+            reason = _unfit(recipe, dataset.shape)
             if reason and named:
                 raise UsageError(f"condition {text}: {reason}")
             if recipe and reason:
@@ -197,10 +200,10 @@ def _fitting(suite: Suite, registry: Registry, threat: ThreatModel) -> tuple[Sui
 
 
 def _columns(
-    suite: Suite, place: Place, threat: ThreatModel, shape: Shape
+    suite: Suite, place: Place, threat: ThreatModel, dataset: Dataset
 ) -> tuple[dict[str, Column], dict[str, Recipe], tuple[tuple[str, str], ...]]:
     """The suite's columns with full attack keys, the attacks, and the questions; `clean` first where it is needed."""
-    registry = place.registry
+    registry, shape = place.registry, dataset.shape
     columns: dict[str, Column] = {}
     attacks: dict[str, Recipe] = {}
     questions: list[tuple[str, str]] = []
@@ -214,14 +217,14 @@ def _columns(
                 _has_classes(recipe, shape, column.name)
             attacks |= {r.key: r for r in recipes}
             columns[column.name] = replace(column, attacks=tuple(r.key for r in recipes))
-        questions += [(c.name, _condition(text, registry)) for text in conditions for c in found]
+        questions += [(c.name, _condition(text, registry, dataset)) for text in conditions for c in found]
     return columns, attacks, tuple(dict.fromkeys(questions))
 
 
 def _find_all(suite: Suite, registry: Registry, threat: ThreatModel) -> None:
     """An error for the first corruption, column or attack that is not there, or does not search the threat's norm."""
     for text in (text for _, conditions in suite.parts for text in conditions):
-        _condition(text, registry)
+        _condition(text, registry, None)
     for name in (name for names, _ in suite.parts for name in names):
         for text in registry.column(name).under(threat.norm):
             _can(registry.parse("attack", text), threat, name)
@@ -242,9 +245,9 @@ def _has_classes(recipe: Recipe, shape: Shape, column: str) -> None:
         raise UsageError(f"column {column}: {needed}; the data set has {shape.classes}")
 
 
-def _condition(text: str, registry: Registry) -> str:
+def _condition(text: str, registry: Registry, dataset: Dataset | None) -> str:
     """A condition with its corruption's full key."""
-    recipe = _corruption(text, registry)
+    recipe = _corruption(text, registry, dataset)
     return str(Condition(recipe.key, Condition.parse(text).severity)) if recipe else CLEAN
 
 
@@ -256,10 +259,10 @@ def _unfit(recipe: Recipe | None, shape: Shape) -> str:
     return recipe.plugin.unfit(shape) if recipe.plugin.unfit else ""
 
 
-def _corruption(text: str, registry: Registry) -> Recipe | None:
+def _corruption(text: str, registry: Registry, dataset: Dataset | None) -> Recipe | None:
     """A condition's corruption; none of clean."""
     name = Condition.parse(text).corruption
-    return registry.parse("corruption", name) if name else None
+    return find_corruption(name, registry, dataset) if name else None
 
 
 def _defense(

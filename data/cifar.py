@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import Dataset, IntegrityError, PublishedFile, dataset, unpack
+from data._official import arrays
 from data._parts import hold_out, missing, part, published
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def cifar10(root: Path) -> Dataset:
     folder = _whole("cifar10", root, FOLDER, FILES)
     *batches, test = (read_batch(folder / name, md5) for name, md5 in FILES.items())
     x, y = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-    return Dataset("cifar10", *hold_out(x, y, VAL), part(*test), CLASSES)
+    return Dataset("cifar10", *hold_out(x, y, VAL), part(*test), CLASSES, arrays(root / "CIFAR-10-C"))
 
 
 @dataset(net="resnet18", threat="linf:8/255", downloads=(DOWNLOAD_100,))
@@ -75,7 +76,8 @@ def cifar100(root: Path) -> Dataset:
     train, test = (read_batch(folder / name, FILES_100[name], "fine_labels") for name in ("train", "test"))
     meta = folder / "meta"
     names = unpickle(published(meta, FILES_100["meta"]), meta)["fine_label_names"]
-    return Dataset("cifar100", *hold_out(*train, VAL), part(*test), tuple(map(str, names)))
+    spoilt = arrays(root / "CIFAR-100-C")
+    return Dataset("cifar100", *hold_out(*train, VAL), part(*test), tuple(map(str, names)), spoilt)
 
 
 def _whole(name: str, root: Path, folder: str, files: dict[str, str]) -> Path:

@@ -152,11 +152,12 @@ def glass_blur(v: Tensor, draws: Draws, sigma: float, reach: int, passes: int) -
     """Frosted glass: a blur, pixels that take their neighbours' place, and the blur again."""
     side = v.shape[-1]
     inner = side - 2 * reach
-    v = (gaussian(v, sigma) + HAIR).floor()
+    v = (gaussian(v, sigma) + HAIR).floor_()
     offsets = draws.integers(2 * reach, passes, 2, inner, inner) - reach
-    for i in range(passes):
-        place = copies(offsets[:, i], side)[:, None].expand(-1, v.shape[1], -1)
-        v = v.flatten(2).gather(2, place).view_as(v)
+    place = copies(offsets[:, 0], side)
+    for i in range(1, passes):
+        place = place.gather(1, copies(offsets[:, i], side))
+    v = v.flatten(2).gather(2, place[:, None].expand(-1, v.shape[1], -1)).view_as(v)
     return gaussian(v, sigma)
 
 
@@ -289,20 +290,24 @@ def elastic_transform(v: Tensor, draws: Draws, amount: float, sigma: float, shif
     corner = [(half + third, half + third), (half + third, half - third), (half - third, half - third)]
     ends = moved + torch.tensor(corner, dtype=torch.float64, device=v.device)
     line = torch.arange(side, dtype=torch.float64, device=v.device)
-    right, down = line.view(1, 1, -1), line.view(1, -1, 1)
+    right, down = line.view(1, 1, -1, 1), line.view(1, -1, 1, 1)
     # In the moved corners, (right, down) = first + a (second - first) + b (third - first): solved for a and b.
-    (ax, ay), (bx, by), (cx, cy) = ((ends[:, i, 0].view(n, 1, 1), ends[:, i, 1].view(n, 1, 1)) for i in range(3))
+    (ax, ay), (bx, by), (cx, cy) = (ends[:, i].T.unbind() for i in range(3))
     area = (bx - ax) * (cy - ay) - (cx - ax) * (by - ay)
-    a = (right - ax) * ((cy - ay) / area) - (down - ay) * ((cx - ax) / area)
-    b = (down - ay) * ((bx - ax) / area) - (right - ax) * ((by - ay) / area)
+    across = torch.stack([cy - ay, ay - by], 1) / area[:, None]  # of a and b, one pixel to the right
+    along = torch.stack([ax - cx, bx - ax], 1) / area[:, None]
+    first = -(across * ax[:, None] + along * ay[:, None])
     # The corners as they were are one apart by (0, -2 third), the other by (-2 third, -2 third).
-    v = sample(v, half + third - 2 * third * (a + b), half + third - 2 * third * b, twice=False)
+    was = [torch.stack([ab[:, 1], ab.sum(1)], 1).view(n, 1, 1, 2) * (-2 * third) for ab in (first, across, along)]
+    v = sample(v, (was[0] + half + third + was[1] * right) + was[2] * down, twice=False)
     if not amount:
         return v
-    field = draws.at("field").uniform(2, side, side).double() * 2 - 1
+    field = draws.at("field").uniform(2, side, side).double().mul_(2).sub_(1)
     # Smoothed on a grid of 2^-24: numbers are below 1, a filter allows 256.
-    field = gaussian(field * 256, sigma * side, truncate=3, edge="reflect") / 256 * (amount * side)
-    return sample(v, down + field[:, 1], right + field[:, 0], twice=True)
+    field = gaussian(field.mul_(256), sigma * side, truncate=3, edge="reflect").mul_(amount * side / 256)
+    field[:, 0] += line
+    field[:, 1] += line[:, None]
+    return sample(v, field.permute(0, 2, 3, 1), twice=True)
 
 
 @corruption(paper=PAPER, unfit=unfit)

@@ -65,8 +65,9 @@ def blur_rows(side: int, sigma: float, truncate: float, edge: Edge, device: torc
 
 def separable(x: Tensor, rows: Tensor) -> Tensor:
     """The matrix (side, side) applied along both axes of x (N, C, side, side), which is on the grid."""
-    across = on_grid(x @ rows.T).transpose(-1, -2).contiguous()
-    return (across @ rows.T).transpose(-1, -2).contiguous()
+    # What is added and taken away leaves 52 - 36 bits behind the point: the grid, in a third of on_grid's time.
+    across = (x @ rows.T).add_(1.5 * 2.0**36).sub_(1.5 * 2.0**36)
+    return rows @ across
 
 
 def gaussian(x: Tensor, sigma: float, truncate: float = 4.0, edge: Edge = "nearest") -> Tensor:
@@ -177,14 +178,14 @@ def zooms(side: int, count: int, step: int, device: torch.device) -> Tensor:
         return torch.sparse_coo_tensor(places, weights, (side**2, side**2), is_coalesced=True).to(device)
 
 
-def sample(x: Tensor, down: Tensor, right: Tensor, *, twice: bool) -> Tensor:
-    """x between its pixels, linearly, at the places (N, H, W), and mirrored beyond its edges.
+def sample(x: Tensor, places: Tensor, *, twice: bool) -> Tensor:
+    """x between its pixels, linearly, at the places (N, H, W, right and down), and mirrored beyond its edges.
 
-    twice: a mirrored pixel of the edge comes twice.  Each image is done for itself.
+    twice: a mirrored pixel of the edge comes twice.  Each image is done for itself; `places` is used up.
     """
     side = x.shape[-1]
     size, start = (side, -0.5) if twice else (side - 1, 0.0)  # what -1 and 1 mean there
-    places = torch.stack([right, down], -1).sub_(start).mul_(2 / size).sub_(1)
+    places.sub_(start).mul_(2 / size).sub_(1)
     return F.grid_sample(x, places, mode="bilinear", padding_mode="reflection", align_corners=not twice)
 
 
@@ -196,17 +197,22 @@ def copies(offsets: Tensor, side: int) -> Tensor:
     """
     n, _, inner, _ = offsets.shape
     count, border = side * side, (side - inner) // 2
-    line = torch.arange(border + 1, side - border + 1, device=offsets.device)
-    own = (line[:, None] * side + line).view(1, -1)
-    other = ((line[:, None] + offsets[:, 0]) * side + line + offsets[:, 1]).view(n, -1)
-    within = torch.zeros(count, dtype=torch.bool, device=offsets.device)
-    within[own[0]] = True
-    # Places from count on are those of the image as it was.
-    source = torch.arange(count, 2 * count, device=offsets.device).repeat(n, 1)
-    source[:, own[0]] = other + count * ~((other > own) & within[other])
-    while (chained := source < count).any():
-        source = torch.where(chained, source.gather(1, source.clamp(max=count - 1)), source)
-    return source - count
+    within = slice(border + 1, side - border + 1)
+    source = torch.arange(count, device=offsets.device).repeat(n, 1)
+    square = source.view(n, side, side)
+    ahead = offsets[:, 0] * side + offsets[:, 1]
+    square[:, within, within] += ahead
+    if not (ahead > 0).any():
+        return source
+    own = torch.arange(count, device=offsets.device)
+    replaced = torch.zeros(side, side, dtype=torch.bool, device=offsets.device)
+    replaced[within, within] = True
+    chained = (source > own) & replaced.flatten()[source]
+    # Places from count on are those of the image as it was, and lead to themselves.
+    source = torch.cat([torch.where(chained, source, source + count), (own + count).expand(n, -1)], 1)
+    while ((found := source[:, :count]) < count).any():
+        source[:, :count] = source.gather(1, found)
+    return found - count
 
 
 def diamond_square(numbers: Tensor, decay: float) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
-from bench import Dataset, IncompleteError, IntegrityError, PublishedFile, dataset, unpack
+from bench import Dataset, IncompleteError, IntegrityError, Part, PublishedFile, dataset, unpack
 from data._listing import images
+from data._official import missing_images
 from data._parts import missing, nothing, order
 from data._prepared import Crop, Labelled, prepared
 
 FOLDER = "tiny-imagenet-200"
+SPOILT = "Tiny-ImageNet-C"
 SIZE = 64
 COUNTS = {"train": 100_000, "val": 10_000}
 VAL = 1_000
@@ -36,13 +38,14 @@ def tiny_imagenet_200(root: Path, *, train: bool = True) -> Dataset:
     wnids, names = _classes(folder, root)
     crop = Crop(SIZE)
     test = prepared(root, f"{FOLDER}-test", crop, partial(_official_val, folder, wnids, root))
+    spoilt = cache(partial(_spoilt, root, wnids, crop))
     if not train:
-        return Dataset(FOLDER, nothing(test), nothing(test), test, names)
+        return Dataset(FOLDER, nothing(test), nothing(test), test, names, spoilt)
     training, val = (
         prepared(root, f"{FOLDER}-{name}", crop, partial(_train, folder, wnids, root, cut))
         for name, cut in (("train", slice(VAL, None)), ("val", slice(VAL)))
     )
-    return Dataset(FOLDER, training, val, test, names)
+    return Dataset(FOLDER, training, val, test, names, spoilt)
 
 
 def _classes(folder: Path, root: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -87,7 +90,26 @@ def _official_val(folder: Path, wnids: list[str], root: Path) -> Labelled:
     else:
         found = list(images(inside, wnids))
     _count(inside, found, "val")
-    return sorted(found, key=lambda file: int("".join(filter(str.isdigit, file[0].stem)) or -1))
+    return sorted(found, key=_number)
+
+
+def _spoilt(root: Path, wnids: list[str], crop: Crop, name: str, severity: int) -> Part:
+    """The images of Tiny-ImageNet-C, a folder a class, in the order of their numbers."""
+    folder = root / SPOILT / name / str(severity)
+
+    def files() -> Labelled:
+        if not folder.is_dir():
+            raise missing_images(SPOILT, folder, f"{wnids[0]} and 199 more folders of images")
+        found = images(folder, wnids)
+        _count(folder, found, "val")
+        return sorted(found, key=_number)
+
+    return prepared(root, f"{SPOILT}-{name}-{severity}", crop, files)
+
+
+def _number(file: tuple[Path, int]) -> int:
+    """The number in an image's name."""
+    return int("".join(filter(str.isdigit, file[0].stem)) or -1)
 
 
 def _count(folder: Path, files: Labelled, name: str) -> None:

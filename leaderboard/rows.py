@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from leaderboard.doubts import Doubt
     from leaderboard.seeds import Group
 
+OFFICIAL = "official/"  # before the name of a corruption whose images were published
 CLEAN = "clean"  # the condition, the attack and the column of that name
 
 
@@ -75,8 +76,11 @@ class Section:
 
     @property
     def heading(self) -> tuple[str, str, str, str]:
-        """Data set, net, threat and condition."""
-        return self.dataset, self.net, self.threat or "no threat", self.condition
+        """Data set, net, threat and condition, and of a corruption whether its images are published ones."""
+        said = self.condition
+        if said != CLEAN:
+            said = f"{said.removeprefix(OFFICIAL)}, {'official' if said.startswith(OFFICIAL) else 'generated'}"
+        return self.dataset, self.net, self.threat or "no threat", said
 
     @property
     def n(self) -> int:

@@ -10,7 +10,7 @@ from bench import ColumnCard, DatasetCard, ExamCard, Record, ThreatModel, Traini
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
 from leaderboard.doubts import Doubt, masked, said
-from leaderboard.rows import CLEAN, Board, Head, Maker, Row, Section
+from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.seeds import lines, rank
 from leaderboard.words import name_of, natural, short, told_apart
 
@@ -99,8 +99,10 @@ class _Library:
                 yield self._attacked(test, net, condition, threat, attacked[condition, threat])
             if bare:
                 yield self._attacked(test, net, CLEAN, None, bare)
-            if spoilt := [p for p in places if p.condition != CLEAN and name_of(p.attack) == CLEAN]:
-                yield self._spoilt(test, net, spoilt)
+            for published in (False, True):
+                spoilt = [p for p in places if p.condition != CLEAN and name_of(p.attack) == CLEAN]
+                if alike := [p for p in spoilt if p.condition.startswith(OFFICIAL) is published]:
+                    yield self._spoilt(test, net, f"{OFFICIAL if published else ''}corruptions", alike)
 
     def _attacked(self, test: str, net: str, condition: str, threat: str | None, weights: set[str]) -> Section:
         """The section of one threat and condition."""
@@ -128,7 +130,7 @@ class _Library:
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
         return _Subject(clean, mine)
 
-    def _spoilt(self, test: str, net: str, places: Sequence[Place]) -> Section:
+    def _spoilt(self, test: str, net: str, name: str, places: Sequence[Place]) -> Section:
         """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
         conditions = sorted({p.condition for p in places}, key=natural)
         families: dict[str, list[str]] = {}
@@ -141,7 +143,7 @@ class _Library:
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()))
-        return self._section(test, net, None, "corruptions", heads, "mean", rows)
+        return self._section(test, net, None, name, heads, "mean", rows)
 
     def _section(
         self, test: str, net: str, threat: str | None, condition: str, heads: list[Head], summary: str, rows: list[Row]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from leaderboard.rows import Board, Row, Section
 
 
+MANY = 12  # columns, beyond which a terminal has no room for the defense's name
+
+
 def text(board: Board) -> Group:
     """The board for a terminal: what rich prints; one table a section."""
     from rich.console import Group
@@ -24,7 +27,29 @@ def text(board: Board) -> Group:
 
     if not board.sections:
         return Group(Text("The ledger has no records yet; bench run --defense RECIPE adds some."))
-    return Group(*(part for section in board.sections for part in (_table_of(section), Text(_footnote(section)))))
+    drawn = ((_turned if len(s.heads) > MANY else _table_of, s) for s in board.sections)
+    return Group(*(part for draw, section in drawn for part in (draw(section), Text(_footnote(section)))))
+
+
+def _turned(section: Section) -> Table:
+    """A section of many columns: each is a row, and a column is a defense."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(" · ".join(map(printable, section.heading)), style="bold")
+    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn.add_column("", no_wrap=True)
+    for line in section.lines:
+        many = f"{len(line.rows)} seeds" if isinstance(line, Several) else ""
+        seed = many or ("" if line.maker.seed is None else f"seed {line.maker.seed}")
+        label = "\n".join(filter(None, [printable(line.maker.defense), line.maker.which, seed]))
+        drawn.add_column(Text(label), justify="right", overflow="fold")
+    names = [*(printable(h.name) for h in section.heads), *([section.summary] if section.summary else [])]
+    columns = [_cells(section, line, narrow=False) for line in section.lines]
+    for name, *cells in zip(names, *columns, strict=True):
+        drawn.add_row(Text(name), *cells, style="bold" if name == section.summary else "")
+    return drawn
 
 
 def _table_of(section: Section) -> Table:

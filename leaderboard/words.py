@@ -22,7 +22,11 @@ def _steers(character: str) -> bool:
 
 
 def short(key: str) -> str:
-    """A recipe's key or a condition as it would be typed: `fog@1():3` is `fog:3`; a version above 1 stays."""
+    """A recipe's key or a condition as it would be typed: `fog@1():3` is `fog:3`; a version above 1 stays.
+
+    Of published images only the start of their hash is shown, `official/fog#0123456:3`.
+    """
+    key = re.sub(r"\(images='([0-9a-f]{7})[0-9a-f]{57}'\)", r"#\1", key)
     return re.sub(r"@1(?![0-9])", "", key).replace("()", "")
 
 

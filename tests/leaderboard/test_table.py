@@ -247,7 +247,11 @@ def test_an_attack_on_corrupted_images_is_its_own_section(ten):
     ten.cell("w", "clean@1()", range(10), [9], condition="fog@1():3")
     ten.cell("w", A, range(9), [0, 1], condition="fog@1():3")
     headings = [s.heading[2:] for s in table(ten.ledger).sections]
-    assert headings == [("linf:0.1", "fog:3"), ("no threat", "clean"), ("no threat", "corruptions")]
+    assert headings == [
+        ("linf:0.1", "fog:3, generated"),
+        ("no threat", "clean"),
+        ("no threat", "corruptions, generated"),
+    ]
     assert counts(table(ten.ledger).sections[0].rows[0].summary) == (7, 10, False, False)
 
 
