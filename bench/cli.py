@@ -133,15 +133,16 @@ def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: b
 @cli.command(cls=Command)
 @ledger_option
 @site_option
+@option("-n", "--n", type=click.IntRange(min=1), help="only the first N test images count; default: all")
 @json_option
-def publish(ledger: str, site: str, as_json: bool) -> None:
+def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
     """The board from the ledger alone: no GPU, no weights, no data."""
     from bench.ledger import Ledger
     from leaderboard.site import publish as publish_site
 
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
-    page = publish_site(Ledger(Path(ledger)), Path(site))
+    page = publish_site(Ledger(Path(ledger)), Path(site), n or 0)
     if as_json:
         _print_json({"schema": "rampart/publish-1", "page": str(page)})
     _say(f"The board: {page.resolve().as_uri()}")

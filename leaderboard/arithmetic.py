@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
@@ -51,22 +51,23 @@ class Outcome:
     records: tuple[Record, ...]
     distance: Mapping[int, float] | None = None  # of each image asked, where a minimum-norm attack measured it
     limit: float = math.inf  # which distances count as fallen
+    first: float = math.inf  # only so many of the first test images count
 
     def within(self, threat: ThreatModel) -> Outcome:
         """The same, where only what fell in this ball has fallen."""
-        return self if self.distance is None else Outcome(self.records, self.distance, threat.limit)
+        return self if self.distance is None else replace(self, limit=threat.limit)
 
     @cached_property
     def asked(self) -> frozenset[int]:
         """The images that some record asked."""
-        return frozenset(itertools.chain.from_iterable(r.asked for r in self.records))
+        return frozenset(i for r in self.records for i in r.asked if i < self.first)
 
     @cached_property
     def fell(self) -> frozenset[int]:
         """The images that fell in some record, or within the limit."""
         if self.distance is not None:
-            return frozenset(image for image, d in self.distance.items() if d < math.inf and d <= self.limit)
-        return frozenset(itertools.chain.from_iterable(r.fell for r in self.records))
+            return frozenset(i for i, d in self.distance.items() if d < math.inf and d <= self.limit and i < self.first)
+        return frozenset(i for r in self.records for i in r.fell if i < self.first)
 
     @property
     def seed(self) -> int:
@@ -74,16 +75,21 @@ class Outcome:
         return self.records[0].seed
 
 
-def outcomes(records: Iterable[Record], distances: Callable[[Record], Mapping[int, float]]) -> dict[Place, Outcome]:
+def outcomes(
+    records: Iterable[Record], distances: Callable[[Record], Mapping[int, float]], first: float = math.inf
+) -> dict[Place, Outcome]:
     """The outcome of every cell; of those that differ only in their attack seed, the smallest seed's.
 
-    Of those that differ only in their precision it is the exact one's.
+    Of those that differ only in their precision it is the exact one's.  first: only so many of the first test images
+    count; records of others alone are left out.
     """
     cells: dict[Place, dict[tuple[str, int], list[Record]]] = {}
-    for r in records:
+    for r in (r for r in records if min(r.asked) < first):
         place = Place(r.test, r.net, r.condition, r.threat, r.weights, r.attack)
         cells.setdefault(place, {}).setdefault((r.precision, r.seed), []).append(r)
-    return {place: _outcome(place, seeds[min(seeds)], distances) for place, seeds in cells.items()}
+    return {
+        place: replace(_outcome(place, seeds[min(seeds)], distances), first=first) for place, seeds in cells.items()
+    }
 
 
 def _outcome(place: Place, records: Sequence[Record], distances: Callable[[Record], Mapping[int, float]]) -> Outcome:

@@ -48,9 +48,9 @@ RULES = {
 }
 
 
-def publish(ledger: Ledger, site: Path) -> Path:
-    """Write site/index.html and site/board.json from the ledger alone, and return the page's path."""
-    board = table(ledger)
+def publish(ledger: Ledger, site: Path, n: int = 0) -> Path:
+    """Write site/index.html and site/board.json from the ledger alone, and return the page's path; n as in table."""
+    board = table(ledger, n)
     content = json.dumps(document(board), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
     write_atomically(site / "board.json", content.encode())
     write_atomically(site / "index.html", page(board).encode())

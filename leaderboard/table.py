@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     from bench import Ledger
 
 
-def table(ledger: Ledger) -> Board:
-    """The board: a pure function of the ledger.  IntegrityError where a record is damaged."""
+def table(ledger: Ledger, n: int = 0) -> Board:
+    """The board: a pure function of the ledger.  IntegrityError where a record is damaged.
+
+    n: only the first n test images count (0: all), as where a costly column was asked about no more.
+    """
     documents = list(ledger.all())
     records = [d for d in documents if isinstance(d, Record)]
     trainings = [d for d in documents if isinstance(d, TrainingRecord)]
@@ -31,6 +35,7 @@ def table(ledger: Ledger) -> Board:
         [d for d in documents if isinstance(d, ColumnCard)],
         [d for d in documents if isinstance(d, ExamCard)],
         lambda record: dict(zip(record.asked, map(float, ledger.images(record)["distance"]), strict=True)),
+        n or math.inf,
     )
     versions: dict[str, set[str]] = {}
     for source in sources:
@@ -59,8 +64,9 @@ class _Library:
         cards: Sequence[ColumnCard],
         exams: Sequence[ExamCard],
         distances: Callable[[Record], Mapping[int, float]],
+        first: float,
     ) -> None:
-        self.cells = outcomes(records, distances)
+        self.cells = outcomes(records, distances, first)
         self.near: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
         for place, cell in sorted(self.cells.items(), key=lambda c: c[0].attack):
             self.near.setdefault((*place[:3], place.weights), {})[place] = cell

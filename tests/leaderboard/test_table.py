@@ -91,6 +91,22 @@ def test_worst_is_an_upper_bound_while_a_column_has_not_decided_every_image(ten)
     assert found.summary.interval == (0.0, wilson(5, 10)[1])
 
 
+def test_on_the_first_images_alone_what_was_asked_about_no_more_is_decided(ten):
+    """The same ledger on its first five images: no bound, nothing partial; n beyond the images changes nothing."""
+    ten.column("a", A)
+    ten.column("b", B)
+    ten.cell("w", A, range(2, 10), [2, 3, 8])
+    ten.cell("w", B, range(2, 5), [4])
+    ten.cell("w", A, range(6, 10), [9])
+    (section,) = table(ten.ledger, 5).sections
+    (found,) = section.rows
+    assert section.n == 5
+    assert counts(found.numbers["clean"]) == (3, 5, False, False)
+    assert counts(found.numbers["b"]) == (2, 5, False, False)
+    assert counts(found.summary) == (0, 5, False, False)
+    assert table(ten.ledger, 99).sections == table(ten.ledger).sections
+
+
 def test_images_beyond_those_that_a_column_went_through_do_not_lower_it(writer):
     # A clean model that fails on every second image, and an attack that asked about the first ten and felled none:
     # the images 11, 13, ... are "decided", but only because they fell.
