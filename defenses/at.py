@@ -27,9 +27,14 @@ def at(
         robust = F.cross_entropy(model(craft(model, feed, job.threat, inner)), feed.y)
         return robust if not mix else mix * F.cross_entropy(model(feed.x), feed.y) + (1 - mix) * robust
 
-    def look(model: nn.Module, feed: Batch) -> None:
+    def after(model: nn.Module, feed: Batch) -> None:
         if clean_pass:
-            with torch.no_grad():
-                model(feed.x)
+            look(model, feed)
 
-    return fit(job, job.net(), loss, course, after_step=look)
+    return fit(job, job.net(), loss, course, after_step=after)
+
+
+@torch.no_grad()
+def look(model: nn.Module, feed: Batch) -> None:
+    """Pass the clean batch for the batch statistics alone."""
+    model(feed.x)

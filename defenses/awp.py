@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from defenses.at import look
 from defenses.inner import Inner, craft, kl
 from defenses.trades import INNER
 
@@ -38,8 +39,7 @@ def at_awp(
     def back(model: nn.Module, feed: Batch) -> None:
         push.undo(model)
         if clean_pass:
-            with torch.no_grad():
-                model(feed.x)
+            look(model, feed)
 
     return fit(job, job.net(), loss, course, after_step=back)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -12,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import Batch, Course, TrainJob, defense, fit
-from defenses.inner import Inner, craft, kl
-from defenses.mart import boosted, unsure
+from defenses.inner import Inner, craft
+from defenses.mart import mart_loss
+from defenses.trades import trades_loss
 from defenses.weights import balanced, watch
 
 COURSE = Course(epochs=120, lr=0.01, decay=3.5e-3, drops=(76, 91, 101))
-Weigh = Callable[[Batch, Tensor], Tensor]  # a batch and the logits of x' to weights (B,)
 
 
 @defense(paper="arXiv:2106.07904", version=1)
@@ -56,9 +55,7 @@ def mail_trades(
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, later if feed.epoch >= first else inner)
-        logits, logits_adv = model(feed.x), model(x_adv)
-        divergence = kl(logits_adv, logits.softmax(1))
-        return F.cross_entropy(logits, feed.y) + beta * (weigh(feed, logits_adv) * divergence).mean()
+        return trades_loss(model, feed, x_adv, beta, 1, weigh=lambda _, logits_adv: weigh(feed, logits_adv))
 
     return fit(job, job.net(), loss, course)
 
@@ -73,10 +70,7 @@ def mail_mart(
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, inner)  # before any pass that moves the batch statistics
-        logits, logits_adv = model(feed.x), model(x_adv)
-        p, p_adv = logits.softmax(1), logits_adv.softmax(1)
-        right = boosted(logits_adv, p_adv, feed.y)
-        return (weigh(feed, logits_adv) * right).mean() + beta * unsure(p, p_adv, feed.y).mean()
+        return mart_loss(model, feed, x_adv, beta, weigh=lambda _, logits_adv: weigh(feed, logits_adv))
 
     return fit(job, job.net(), loss, course)
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from bench import Batch, Course, TrainJob, defense, fit
 from defenses.inner import Inner, craft, divergence
+from defenses.weights import Weigh
 
 INNER = Inner(start="gauss")
 COURSE = Course(epochs=120, lr=0.01, decay=3.5e-3, drops=(75, 90, 100))
@@ -26,16 +27,18 @@ def mart(job: TrainJob, *, beta: float = 5.0, inner: Inner = INNER, course: Cour
     return fit(job, job.net(), loss, course)
 
 
-def mart_loss(model: nn.Module, feed: Batch, x_adv: Tensor, beta: float) -> Tensor:
-    """BCE(x', y) + beta KL(p(x) || p(x')) (1 - p_y(x)), means over the batch; every term carries gradient."""
-    p, p_adv, logits_adv = _probabilities(model, feed, x_adv)
-    return boosted(logits_adv, p_adv, feed.y).mean() + beta * unsure(p, p_adv, feed.y).mean()
+def mart_loss(model: nn.Module, feed: Batch, x_adv: Tensor, beta: float, *, weigh: Weigh | None = None) -> Tensor:
+    """BCE(x', y) + beta KL(p(x) || p(x')) (1 - p_y(x)), means over the batch; every term carries gradient.
 
-
-def _probabilities(model: nn.Module, feed: Batch, x_adv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """p(x), p(x') and the logits of x', each from a pass of its own: together they would share batch statistics."""
+    x and x' have a pass each: together they would share batch statistics.  weigh: logits of x and of x' to the
+    weights (B,) of the first term.
+    """
     logits, logits_adv = model(feed.x), model(x_adv)
-    return logits.softmax(1), logits_adv.softmax(1), logits_adv
+    p, p_adv = logits.softmax(1), logits_adv.softmax(1)
+    right = boosted(logits_adv, p_adv, feed.y)
+    if weigh is not None:
+        right = weigh(logits, logits_adv) * right
+    return right.mean() + beta * unsure(p, p_adv, feed.y).mean()
 
 
 def boosted(logits_adv: Tensor, p_adv: Tensor, y: Tensor) -> Tensor:

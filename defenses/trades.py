@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from bench import Batch, Course, TrainJob, UsageError, defense, fit
 from defenses.inner import Inner, craft, kl
+from defenses.weights import Weigh
 
 INNER = Inner(start="gauss", inner="kl")
 COURSE = Course(epochs=76, decay=2e-4, drops=(75, 90, 100))
@@ -33,11 +34,18 @@ def trades(
 
 
 def trades_loss(
-    model: nn.Module, feed: Batch, x_adv: Tensor, beta: float, forwards: int = 2, *, smoothing: float = 0.0
-) -> Tensor:
-    """CE(f(x), y) + beta KL(p(x) || p(x_adv)); the gradient flows through both arguments of the divergence."""
+    model: nn.Module, feed: Batch, x_adv: Tensor, beta: float, forwards: int = 2, *, smoothing: float = 0.0,
+    weigh: Weigh | None = None,
+) -> Tensor:  # fmt: skip
+    """CE(f(x), y) + beta KL(p(x) || p(x_adv)); the gradient flows through both arguments of the divergence.
+
+    weigh: logits of x and of x_adv to the weights (B,) of the divergences.
+    """
     logits = model(feed.x)
     logits_adv = model(x_adv)
     again = model(feed.x) if forwards == 2 else logits
     clean = F.cross_entropy(logits, feed.y, label_smoothing=smoothing)
-    return clean + beta * kl(logits_adv, again.softmax(1)).mean()
+    divergence = kl(logits_adv, again.softmax(1))
+    if weigh is not None:
+        divergence = weigh(logits, logits_adv) * divergence
+    return clean + beta * divergence.mean()

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from bench import Batch, Course, TrainJob, UsageError, defense, fit, frozen
 from defenses.inner import Inner, craft, kl
+from defenses.trades import trades_loss
 from defenses.weights import balanced, watch
 
 COURSE = Course(epochs=115, lr=0.01, decay=3.5e-3, drops=(75, 90))
@@ -33,11 +34,12 @@ def vir_at(
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, inner)
-        weighted = feed.epoch >= first
-        logits = _natural(model, feed.x, natural) if weighted else None
+        if feed.epoch < first:
+            return F.cross_entropy(model(x_adv), feed.y, reduction="none").mean()
+        with frozen(model, natural), torch.no_grad():
+            logits = model(feed.x)
         logits_adv = model(x_adv)
-        losses = F.cross_entropy(logits_adv, feed.y, reduction="none")
-        return losses.mean() if logits is None else (weigh(feed.y, logits, logits_adv) * losses).mean()
+        return (weigh(feed.y, logits, logits_adv) * F.cross_entropy(logits_adv, feed.y, reduction="none")).mean()
 
     return fit(job, job.net(), loss, course)
 
@@ -59,24 +61,10 @@ def vir_trades(
 
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, inner)
-        logits, logits_adv = model(feed.x), model(x_adv)
-        again = model(feed.x) if forwards == 2 else logits
-        divergence = kl(logits_adv, again.softmax(1))
-        if feed.epoch >= first:
-            divergence = weigh(feed.y, logits, logits_adv) * divergence
-        return F.cross_entropy(logits, feed.y) + strength * divergence.mean()
+        weighted = partial(weigh, feed.y) if feed.epoch >= first else None
+        return trades_loss(model, feed, x_adv, strength, forwards, weigh=weighted)
 
     return fit(job, job.net(), loss, course)
-
-
-@torch.no_grad()
-def _natural(model: nn.Module, x: Tensor, mode: str) -> Tensor:
-    """The logits of clean images, for the weights alone."""
-    training = model.training
-    model.train(mode == "train")
-    logits: Tensor = model(x)
-    model.train(training)
-    return logits
 
 
 def _weigh(

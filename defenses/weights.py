@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 if TYPE_CHECKING:
     from bench import TrainJob
+
+Weigh = Callable[[Tensor, Tensor], Tensor]  # logits of x and of x' (B, K) to the weights of the images (B,)
 
 
 def balanced(w: Tensor) -> Tensor:
