@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bench import IncompleteError, IntegrityError, TrainJob, UsageError, defense
-from defenses.zoo_names import Weights, bounded, declared, fit, unwrap
+from defenses.zoo_names import Weights, bounded, fit, unwrap
 from defenses.zoo_read import Found, read
 
 
@@ -34,8 +34,7 @@ def checkpoint(job: TrainJob, *, path: str, sha256: str = "", entry: str = "") -
     settings = pin({"path": path, "sha256": sha256})
     model = job.net()
     name = Path(path).name
-    found = fit(name, declared(opened(Path(settings["path"]), entry)[1], model), model.state_dict())
-    load(model, found, job, name)
+    load_public(model, opened(Path(settings["path"]), entry)[1], job, name)
     return model
 
 
@@ -45,6 +44,12 @@ def opened(path: Path, entry: str) -> tuple[Found, Weights]:
     weights = unwrap(str(path), found.content, entry)
     bounded(str(path), weights.state, found.size)
     return found, weights
+
+
+def load_public(model: nn.Module, weights: Weights, job: TrainJob, name: str) -> None:
+    """Put the weights of a public file into the net, whose module says how such files differ from it."""
+    front, unused = getattr(model, "public_prefix", "model."), tuple(getattr(model, "ignored_keys", ()))
+    load(model, fit(name, weights, model.state_dict(), front=front, unused=unused), job, name)
 
 
 def load(model: nn.Module, weights: Weights, job: TrainJob, name: str) -> None:

@@ -18,10 +18,10 @@ from urllib.parse import quote, urlsplit
 from torch import nn
 
 from bench import IntegrityError, Published, RampartError, TrainJob, UsageError, Zoo, defense, download, nearest
-from defenses.checkpoint import file_hash, hash_of, load, opened
+from defenses.checkpoint import file_hash, hash_of, load, load_public, opened
 from defenses.zoo_files import files
 from defenses.zoo_lock import Source, pull, several
-from defenses.zoo_names import declared, fit
+from defenses.zoo_names import fit
 
 HUB = "https://huggingface.co"
 MANUAL = "or fetch {url} by other means, and name the file: checkpoint(path='FILE')"
@@ -87,7 +87,7 @@ def _hub_licence(job: TrainJob, hub: str, repo: str) -> str:
 def _into_net(job: TrainJob, source: Source, entry: str) -> nn.Module:
     model = job.net()
     name = source.url.rpartition("/")[2]
-    load(model, fit(name, declared(pull(job, source, entry), model), model.state_dict()), job, name)
+    load_public(model, pull(job, source, entry), job, name)
     return model
 
 

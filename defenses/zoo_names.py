@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import IntegrityError, UsageError, nearest
 from defenses.zoo_read import shown
@@ -89,38 +89,24 @@ def bounded(name: str, state: Mapping[str, Tensor], size: int) -> None:
         raise IntegrityError(f"{name}: its tensors claim {claimed:,} bytes in a file of {size:,}")
 
 
-def declared(weights: Weights, model: nn.Module) -> Weights:
-    """The weights under the names of a net whose module says how public files differ from it.
-
-    public_prefix: what stands before the names here and not there; ignored_keys: beginnings of names without a use.
-    """
-    state, steps = weights.state, list(weights.steps)
-    for wrapper in ("module.", "_orig_mod."):
-        if state and all(k.startswith(wrapper) for k in state):
-            state = {k.removeprefix(wrapper): v for k, v in state.items()}
-            steps.append(f"{wrapper!r} off the names")
-    prefix = str(getattr(model, "public_prefix", ""))
-    if prefix and not any(k.startswith(prefix) for k in state):
-        state = {prefix + k: v for k, v in state.items()}
-        steps.append(f"{prefix!r} before the names")
-    unused = tuple(getattr(model, "ignored_keys", ()))
-    if unused and (left := [k for k in state if k.startswith(unused) and k not in model.state_dict()]):
-        state = {k: v for k, v in state.items() if k not in left}
-        steps.append(f"all but {len(left)} weights that the net does not use, as {left[0]}")
-    return Weights(state, steps)
-
-
 def fit(
-    name: str, weights: Weights, wanted: Mapping[str, Tensor], *, statistics: bool = False, extras: bool = False
-) -> Weights:
+    name: str, weights: Weights, wanted: Mapping[str, Tensor], *, statistics: bool = False, extras: bool = False,
+    front: str = "model.", unused: tuple[str, ...] = (),
+) -> Weights:  # fmt: skip
     """The weights under the net's names: prefixes come off (or on) where that makes all names agree.
 
     statistics: the mean and std of the images may be missing; the net's own are kept.  extras: weights that the net
-    has no place for are left out.  Both are reported, as is all else; whatever else differs is a UsageError.
+    has no place for are left out.  front: what may stand before the net's names and not before the file's.  unused:
+    beginnings of names that the net knows to be without a use.  All that is done is reported; whatever else differs is
+    a UsageError.
     """
+    spelt = _spellings(weights.state, wanted, front)
     # Of spellings that fit equally badly the barest is the one to read in a message.
-    state, steps = min(_spellings(weights.state, wanted), key=lambda s: (len(wanted.keys() ^ s[0].keys()), -len(s[1])))
+    state, steps = min(spelt, key=lambda s: (len(wanted.keys() ^ s[0].keys()), -len(s[1])))
     steps = [*weights.steps, *steps]
+    if left := [k for k in state if k.startswith(unused) and k not in wanted]:
+        steps.append(f"all but {len(left)} weights that the net does not use, as {left[0]}")
+        state = {k: v for k, v in state.items() if k not in left}
     missing = wanted.keys() - state.keys()
     counters = {k for k in missing if k.endswith("num_batches_tracked")}
     own = {k for k in missing if statistics and k.rpartition(".")[2] in STATISTICS}
@@ -137,9 +123,10 @@ def fit(
     return Weights({**state, **kept}, steps)
 
 
-def _spellings(state: State, wanted: Mapping[str, Tensor]) -> Iterator[tuple[State, list[str]]]:
-    """The names as they are, then with more and more prefixes taken off, then with `model.` put on."""
+def _spellings(state: State, wanted: Mapping[str, Tensor], front: str) -> Iterator[tuple[State, list[str]]]:
+    """The names as they are, then with more and more prefixes taken off, then with `front` put on."""
     steps: list[str] = []
+    own = state.keys()
     for _ in range(DEPTH):
         yield state, list(steps)
         prefix = next((p for p in PREFIXES if all(k.startswith(p) for k in state)), "")
@@ -152,8 +139,9 @@ def _spellings(state: State, wanted: Mapping[str, Tensor]) -> Iterator[tuple[Sta
             break
         state = renamed
         steps.append(f"{old!r} off the names")
-    if sum(k.startswith("model.") for k in wanted) > len(wanted) // 2:
-        yield {f"model.{k}": v for k, v in state.items()}, [*steps, "'model.' before the names"]
+    fronted = {f"{front}{k}": v for k, v in state.items()}
+    if sum(k.startswith(front) for k in wanted) > len(wanted) // 2 and fronted.keys() != own:
+        yield fronted, [*steps, f"{front!r} before the names"]
 
 
 def compare(name: str, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
