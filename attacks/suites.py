@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import Column, Suite
+from bench import Column, Condition, Suite
 
 PGD_20 = Column("pgd-20", ("pgd(steps=20, step=0.25)",))
 PGD_100 = Column("pgd-100", ("pgd(steps=100, step=0.125)",))
@@ -54,7 +54,7 @@ CORRUPTIONS = (
     "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
     "speckle_noise", "gaussian_blur", "spatter", "saturate",
 )  # fmt: skip
-CORRUPTED = tuple(f"{name}:{severity}" for name in CORRUPTIONS for severity in range(1, 6))
+CORRUPTED = tuple(f"{name}:{severity}" for name in CORRUPTIONS for severity in Condition.SEVERITIES)
 
 CORRUPTION_SUITE = Suite(
     "corruptions",

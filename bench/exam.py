@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from bench.errors import UsageError
 
@@ -112,6 +112,8 @@ class Condition:
 
     corruption: str = ""
     severity: int = 0
+
+    SEVERITIES: ClassVar[range] = range(1, 6)
 
     def __str__(self) -> str:
         return f"{self.corruption}:{self.severity}" if self.corruption else CLEAN

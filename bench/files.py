@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from bench.errors import IncompleteError
 
@@ -49,12 +50,7 @@ def write_once(path: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock that other processes of this machine respect; it ends with the process, however that ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise IncompleteError(f"cannot write {path}: {error.strerror}") from error
-    with file:
+    with _lock_file(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -66,12 +62,7 @@ def range_locked(path: Path, first: int, last: int, *, wait: bool) -> Iterator[b
     Gives whether they are held: without `wait` they are not, where another process has some of them.  The lock ends
     with the process, however that ends.  It is the process's: it says nothing within one.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
-    except OSError as error:
-        raise IncompleteError(f"cannot write {path}: {error.strerror}") from error
-    with file:
+    with _lock_file(path) as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), last - first + 1, first)
         except OSError as error:
@@ -80,3 +71,12 @@ def range_locked(path: Path, first: int, last: int, *, wait: bool) -> Iterator[b
             yield False
         else:
             yield True
+
+
+def _lock_file(path: Path) -> IO[str]:
+    """The file that a lock is held on, made where it is not there."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        raise IncompleteError(f"cannot write {path}: {error.strerror}") from error

@@ -20,7 +20,8 @@ from bench.errors import IntegrityError, TrainingError
 from bench.feed import Batch
 from bench.files import write_atomically
 from bench.passes import lean
-from bench.training import TrainJob
+from bench.report import duration
+from bench.training import TrainJob, weights_of
 
 Loss = Callable[[nn.Module, Batch], Tensor]  # a scalar, to go down
 Hook = Callable[[nn.Module, Batch], None]
@@ -168,7 +169,7 @@ class _Training:
         self._watch_for_collapse(entry)
         job.history.append(entry)
         if course.collapse == "stop" and not self.halted:
-            self.before = _copy(self.judged)
+            self.before = weights_of(self.judged)
         self.epoch, self.place, self.seconds = self.epoch + 1, 0, 0.0
         self.total.zero_()
         self.images = 0
@@ -208,7 +209,7 @@ class _Training:
         every = self.course.snapshots
         if every and self.epoch % every == 0:
             buffer = io.BytesIO()
-            torch.save(_copy(self.judged), buffer)
+            torch.save(weights_of(self.judged), buffer)
             write_atomically(self.job.scratch / "snapshots" / f"{self.epoch}.pt", buffer.getvalue())
 
     def _tell(self, started: float) -> None:
@@ -220,12 +221,12 @@ class _Training:
         self.told = now
         whole = left + (self.course.epochs - self.epoch) * (left + self.seconds + now - started)
         self.job.report(
-            f"epoch {self.epoch}/{self.course.epochs}, batch {self.place}/{self.batches}: {_duration(whole)} left"
+            f"epoch {self.epoch}/{self.course.epochs}, batch {self.place}/{self.batches}: {duration(whole, 0)} left"
         )
 
     def _sentence(self, entry: dict[str, Any]) -> str:
         left = (self.course.epochs - entry["epoch"]) * entry["seconds"]
-        time_left = f", {_duration(left)} left" if left and not self.halted else ""
+        time_left = f", {duration(left, 0)} left" if left and not self.halted else ""
         validation = f"{entry['val_clean']:.1%} clean, {entry['val_pgd10']:.1%} under PGD-10"
         return (
             f"epoch {entry['epoch']}/{self.course.epochs}: loss {entry['loss']:.4f}, "
@@ -360,13 +361,3 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error says, on an accelerator or a CPU."""
     said = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

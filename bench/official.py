@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bench.errors import IntegrityError, UsageError
-from bench.exam import digest
+from bench.exam import Condition, digest
 from bench.recipe import Corruption, Recipe
 from bench.registry import split_recipe
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bench.registry import Registry
 
 PREFIX = "official/"
-SEVERITIES = range(1, 6)
 
 
 def corruption(text: str, registry: Registry, dataset: Dataset | None) -> Recipe:
@@ -46,7 +45,7 @@ def corruption(text: str, registry: Registry, dataset: Dataset | None) -> Recipe
 
 def _recipe(dataset: Dataset, name: str) -> Recipe:
     """A corruption that looks its images up; their hash is in its key."""
-    parts = [_part(dataset, name, severity) for severity in SEVERITIES]
+    parts = [_part(dataset, name, severity) for severity in Condition.SEVERITIES]
 
     def spoil(x: Tensor, severity: int, draws: Draws, *, images: str) -> Tensor:
         """The images as they were published."""

@@ -9,6 +9,7 @@ import torch
 
 from bench.errors import UsageError
 from bench.evaluate import images
+from bench.exam import Condition
 from bench.recipe import Corruption
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from bench.exam import Dataset
     from bench.registry import Registry
-
-SEVERITIES = range(1, 6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,7 @@ def corruptions(registry: Registry, dataset: Dataset, place: int) -> Sheet:
         if reason:
             left_out.append((plugin.name, reason))
         else:
-            rows.append((plugin.name, tuple(picture(plugin.name, severity) for severity in SEVERITIES)))
+            rows.append((plugin.name, tuple(picture(plugin.name, severity) for severity in Condition.SEVERITIES)))
     if not rows:
         said = "; ".join(dict.fromkeys(reason for _, reason in left_out)) or "there is no corruption here"
         raise UsageError(f"nothing to draw for {dataset.name}: {said}")

@@ -98,10 +98,10 @@ def findings_table(findings: Sequence[Finding]) -> None:
     print_rich(table)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+def duration(seconds: float, digits: int = 1) -> str:
+    """Seconds as a person says them; digits: behind the point, below 100 seconds."""
     if seconds < 100:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.{digits}f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 

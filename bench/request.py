@@ -157,7 +157,7 @@ def _suite(request: Request, registry: Registry) -> Suite:
 
 def _severities(text: str) -> tuple[str, ...]:
     """A condition, or all five of a corruption whose severity is not said."""
-    return (text,) if text == CLEAN or ":" in text else tuple(f"{text}:{severity}" for severity in range(1, 6))
+    return (text,) if text == CLEAN or ":" in text else tuple(f"{text}:{severity}" for severity in Condition.SEVERITIES)
 
 
 def _usable(

@@ -142,8 +142,13 @@ class TrainJob:
         if score <= self.best_score:
             return False
         self.best_score = score
-        self.best = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+        self.best = weights_of(model)
         return True
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of a model's weights and statistics as they are now, on the CPU."""
+    return {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
 
 
 @contextmanager
