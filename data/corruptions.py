@@ -32,6 +32,7 @@ from data.corruptions_filters import (
     poisson_steps,
     sample,
     separable,
+    unit,
     zoom_rows,
     zooms,
 )
@@ -299,14 +300,18 @@ def elastic_transform(v: Tensor, draws: Draws, amount: float, sigma: float, shif
     first = -(across * ax[:, None] + along * ay[:, None])
     # The corners as they were are one apart by (0, -2 third), the other by (-2 third, -2 third).
     was = [torch.stack([ab[:, 1], ab.sum(1)], 1).view(n, 1, 1, 2) * (-2 * third) for ab in (first, across, along)]
-    v = sample(v, (was[0] + half + third + was[1] * right) + was[2] * down, twice=False)
+    scale, start = unit(side, twice=False)
+    origin, was_right, was_down = ((was[0] + half + third) * scale + start, was[1] * scale, was[2] * scale)
+    v = sample(v, (origin + was_right * right) + was_down * down, twice=False)
     if not amount:
         return v
-    field = draws.at("field").uniform(2, side, side).double().mul_(2).sub_(1)
-    # Smoothed on a grid of 2^-24: numbers are below 1, a filter allows 256.
-    field = gaussian(field.mul_(256), sigma * side, truncate=3, edge="reflect").mul_(amount * side / 256)
-    field[:, 0] += line
-    field[:, 1] += line[:, None]
+    # Smoothed on a grid of 2^-24: numbers from -1 to 1, and a filter allows 256.
+    field = draws.at("field").uniform(2, side, side).double().mul_(512).sub_(256)
+    scale, start = unit(side, twice=True)
+    field = gaussian(field, sigma * side, truncate=3, edge="reflect").mul_(amount * side / 256 * scale)
+    here = line * scale + start
+    field[:, 0] += here
+    field[:, 1] += here[:, None]
     return sample(v, field.permute(0, 2, 3, 1), twice=True)
 
 
