@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
     from bench.victim import Model
-    from bench.zoo import Published, Zoo
+    from bench.zoo import Finding, Published, Zoo
 
 __all__ = [
     "Alias",
@@ -69,6 +69,7 @@ __all__ = [
     "Defense",
     "Draws",
     "ExamCard",
+    "Finding",
     "IncompleteError",
     "IntegrityError",
     "Ledger",
@@ -137,7 +138,7 @@ _HOMES = {
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",
         "victim": "Model",
-        "zoo": "Published Zoo",
+        "zoo": "Finding Published Zoo",
     }.items()
     for word in words.split()
 }

@@ -237,6 +237,7 @@ def figure(kind: str, dataset: str, image: int, out: str, data: str, plugin: tup
 @cli.command(cls=Command)
 @option("--dataset", default="", help="load this data set too")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
+@click.option("--online", is_flag=True, help="ask every host that something is fetched from, too")
 @ledger_option
 @store_option
 @data_option
@@ -255,7 +256,7 @@ def doctor(as_json: bool, **options: Any) -> None:
     with _prints_aside():
         findings = examine(
             Path(options["ledger"]), Path(options["store"]), Path(options["data"]), options["plugin"],
-            options["dataset"], options["device"],
+            options["dataset"], options["device"], online=options["online"],
         )  # fmt: skip
     if as_json:
         _print_json({"schema": "rampart/doctor-1", "findings": [asdict(f) for f in findings]})

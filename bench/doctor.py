@@ -8,39 +8,30 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from bench.errors import IncompleteError, IntegrityError, RampartError, UsageError
-from bench.fetch import FOLDER, Report, obtain_all
+from bench.fetch import FOLDER, Report, obtain_all, unreachable
 from bench.files import locked
 from bench.ledger import Ledger
 from bench.place import cores, pick_device
 from bench.recipe import DatasetLoader
 from bench.registry import plugins
+from bench.zoo import Finding, Zoo
 
 if TYPE_CHECKING:
     from bench.exam import Dataset
     from bench.registry import Registry
+    from bench.zoo import State
 
 PACKAGE = "rampart-bench"
 PYTHONS = ((3, 11), (3, 12))
 LITTLE_DISK = 1_000_000_000
 LITTLE_MEMORY = 4_000_000_000
-
-State = Literal["fine", "note", "wrong"]  # a note: work goes on without it
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at: how it is, and how to mend it."""
-
-    what: str
-    state: State
-    said: str
-    mend: str = ""
 
 
 def fetch_dataset(registry: Registry, text: str, root: Path, given: Sequence[Path], report: Report) -> dict[str, Any]:
@@ -94,15 +85,17 @@ def _absent(loader: DatasetLoader, root: Path) -> list[str]:
 
 
 def examine(
-    ledger: Path, store: Path, data: Path, files: Sequence[str] = (), dataset: str = "", device: str = "auto"
-) -> list[Finding]:
-    """Look at everything that a run needs."""
+    ledger: Path, store: Path, data: Path, files: Sequence[str] = (), dataset: str = "", device: str = "auto", *,
+    online: bool = False,
+) -> list[Finding]:  # fmt: skip
+    """Look at everything that a run needs; online: also whether what can be fetched can be reached from here."""
     registry: list[Registry] = []
     looks: list[Callable[[], Iterator[Finding]]] = [
         _python, _packages, lambda: _device(device), _machine,
         lambda: _disks({"--ledger": ledger, "--store": store, "--data": data}),
         lambda: _plugins(files, registry), lambda: _ledger(ledger),
-        lambda: _datasets(registry, data), lambda: _dataset(registry, data, dataset),
+        lambda: _datasets(registry, data), lambda: _dataset(registry, data, dataset), lambda: _zoos(registry, store),
+        lambda: _hosts(registry) if online else iter(()),
     ]  # fmt: skip
     return [finding for look in looks for finding in look()]
 
@@ -242,6 +235,28 @@ def _dataset(registry: Sequence[Registry], root: Path, text: str) -> Iterator[Fi
         yield Finding(f"--dataset {text}", "wrong", str(error), "")
     else:
         yield Finding(f"--dataset {text}", "fine", f"whole; {len(found.test):,} test images")
+
+
+def _zoos(registry: Sequence[Registry], store: Path) -> Iterator[Finding]:
+    """What the collections of published models need."""
+    for zoo in (thing for found in registry for thing in found.all("zoo")):
+        assert isinstance(zoo, Zoo)
+        yield from zoo.look(store)
+
+
+def _hosts(registry: Sequence[Registry]) -> Iterator[Finding]:
+    """Every host that something is fetched from is asked for an answer, whatever it is; all at once."""
+    wanted: dict[str, list[str]] = {}
+    for thing in (thing for found in registry for kind in ("dataset", "zoo") for thing in found.all(kind)):
+        assert isinstance(thing, Zoo | DatasetLoader)
+        urls = thing.hosts if isinstance(thing, Zoo) else [url for file in thing.downloads for url in file.urls]
+        for host in dict.fromkeys("{0.scheme}://{0.netloc}".format(urlsplit(url)) for url in urls):
+            wanted.setdefault(host, []).append(thing.name)
+    with ThreadPoolExecutor(max(1, len(wanted))) as pool:
+        for (host, names), failed in zip(wanted.items(), pool.map(unreachable, wanted), strict=True):
+            said = f"{failed or 'answers'} (for {', '.join(names)})"
+            mend = "other mirrors, or bench fetch --from-file, do without it" if failed else ""
+            yield Finding(host, "note" if failed else "fine", said, mend)
 
 
 def _bytes(count: int) -> str:

@@ -296,6 +296,20 @@ def _chunks(answer: http.client.HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
+def unreachable(host: str) -> str:
+    """Why a host (https://HOST) does not answer within seconds; empty where it does, whatever it says."""
+    try:
+        asked = urllib.request.Request(host, method="HEAD")  # noqa: S310 - PublishedFile checks schemes
+        urllib.request.build_opener().open(asked, timeout=CONNECT).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except urllib.error.URLError as error:
+        return f"no connection ({_reason(error.reason)})"
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer ({_reason(error)})"
+    return ""
+
+
 @contextlib.contextmanager
 def _open(url: str, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse | None]:
     """The mirror's answer; None where it says that it has no more bytes."""

@@ -22,9 +22,9 @@ from bench.zoo import Zoo
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from bench.doctor import Finding
     from bench.plan import Line
     from bench.registry import Registry
+    from bench.zoo import Finding
 
 EVERY = 2.0  # seconds between lines where there is no terminal
 

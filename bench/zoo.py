@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+State = Literal["fine", "note", "wrong"]  # a note: work goes on without it
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing of a machine's set-up that was looked at: how it is, and how to mend it."""
+
+    what: str
+    state: State
+    said: str
+    mend: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,11 +50,16 @@ class Published:
 
 @dataclass(frozen=True)
 class Zoo:
-    """A collection of published models; `recipe` writes the defense that pulls one."""
+    """A collection of published models; `recipe` writes the defense that pulls one.
+
+    look: what of the set-up its models need, and how that is here, given the store.  hosts: where its weights lie.
+    """
 
     name: str
     read: Callable[[], Sequence[Published]]
     recipe: Callable[[Published], str]
+    look: Callable[[Path], Iterable[Finding]] = lambda _store: ()
+    hosts: tuple[str, ...] = ()  # https://HOST
 
     def entries(self) -> list[dict[str, Any]]:
         """Its models as plain values, each with the recipe that pulls it, or none."""

@@ -9,19 +9,34 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 from torch import nn
 
-from bench import IntegrityError, Published, RampartError, TrainJob, UsageError, Zoo, defense, download, nearest
+from bench import (
+    Finding,
+    IntegrityError,
+    Published,
+    RampartError,
+    Store,
+    TrainJob,
+    UsageError,
+    Zoo,
+    defense,
+    download,
+    nearest,
+)
 from defenses.checkpoint import file_hash, hash_of, load, load_public, opened
 from defenses.zoo_files import files
-from defenses.zoo_lock import Source, pull, several
+from defenses.zoo_lock import Lock, Source, pull, several
 from defenses.zoo_names import fit
+from defenses.zoo_robustbench import robustbench as robustbench_net
 
 HUB = "https://huggingface.co"
 MANUAL = "or fetch {url} by other means, and name the file: checkpoint(path='FILE')"
@@ -108,7 +123,30 @@ def recipe_of(record: Published) -> str:
     return f"robustbench({said})"
 
 
-ROBUSTBENCH = Zoo("robustbench", records, recipe_of)
+def look(store: Path) -> Iterator[Finding]:
+    """The package whose nets are built builds one; the lock file can be read, and what it names is in the store."""
+    versions = f"robustbench {version('robustbench')} with timm {version('timm')}"
+    try:
+        robustbench_net(classes=10, channels=3, size=32, model="Wong2020Fast")
+    except Exception as error:  # noqa: BLE001 - whatever the package raises is what is wrong with it
+        mend = "pip install 'robustbench==1.1.1', with the timm that it asks for"
+        yield Finding("zoo nets", "note", f"{versions}: {type(error).__name__}: {error}", mend)
+    else:
+        yield Finding("zoo nets", "fine", f"{versions}: they build")
+    lock = Lock(store)
+    try:
+        pulled = lock.read().values()
+    except RampartError as error:
+        yield Finding("zoo lock file", "wrong", str(error), f"mend or delete {lock.path}")
+        return
+    absent = [p.url for p in pulled if any(name not in Store(store) for name in p.weights.values())]
+    said = f"{len(pulled)} file{'s' * (len(pulled) != 1)} pulled" if pulled else "nothing pulled yet"
+    gone = f"; to be pulled again, since the store lacks their weights: {', '.join(absent)}" if absent else ""
+    yield Finding("zoo lock file", "fine", said + gone)
+
+
+HOSTS = (HUB, "https://drive.google.com", "https://drive.usercontent.google.com")
+ROBUSTBENCH = Zoo("robustbench", records, recipe_of, look, HOSTS)
 
 
 def _choose(model: str, dataset: str, threat: str) -> Published:

@@ -1,15 +1,17 @@
 """Getting a data set into order, and looking at a machine's set-up, as a user meets them."""
 
 import hashlib
+import http.server
 import json
 import tarfile
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
 
-from bench import IncompleteError, fetch
+from bench import IncompleteError, Zoo, fetch
 from bench import doctor as module
 from bench.registry import plugins
 
@@ -165,6 +167,43 @@ def test_doctor_finds_what_is_wrong(bench, tmp_path, monkeypatch):
     assert "two datasets are called 'digits'" in found["plugins"]["said"]
     assert found["--store file/store"]["state"] == "wrong" and "is not a folder" in found["--store file/store"]["said"]
     assert "made for torch 1.0.0" in found["torch"]["said"] and "pip install torch==1.0.0" in found["torch"]["mend"]
+
+
+def test_doctor_looks_at_the_zoo(bench, tmp_path):
+    """Its nets build; a lock file that cannot be read is wrong; one whose weights were deleted says whose."""
+    found = findings(bench("doctor", "--store", "store", "--json"))
+    assert found["zoo nets"]["state"] == "fine" and found["zoo lock file"]["said"] == "nothing pulled yet"
+    lock = tmp_path / "store" / "zoo.lock.json"
+    lock.parent.mkdir(exist_ok=True)
+    lock.write_text("{}")
+    done = bench("doctor", "--store", "store", "--json")
+    assert done.returncode == 4 and "is damaged" in findings(done)["zoo lock file"]["said"]
+    entry = {
+        "url": "https://a.b/c.pt",
+        "sha256": "0" * 64,
+        "size": 1,
+        "format": "zip",
+        "licence": "",
+        "pulled": "2026",
+        "weights": {"": "1" * 64},
+    }
+    lock.write_text(json.dumps({"schema": "rampart/zoo-lock-1", "pulled": [entry]}))
+    said = findings(bench("doctor", "--store", "store", "--json"))["zoo lock file"]["said"]
+    assert said == "1 file pulled; to be pulled again, since the store lacks their weights: https://a.b/c.pt"
+
+
+def test_doctor_asks_hosts_only_when_told(tmp_path, made, monkeypatch):
+    """Whatever a host answers, it is there; one that takes no connection is a note that says for what it was wanted."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # answers 501
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    up, down = f"http://127.0.0.1:{server.server_port}", "http://127.0.0.1:9"
+    loaders = [t for t in plugins([made[1]]).all("dataset") if t.name == "made"]
+    zoo = Zoo("mine", list, str, hosts=(f"{up}/x",))
+    asked = types.SimpleNamespace(all=lambda kind: loaders if kind == "dataset" else [zoo])
+    found = {f.what: f for f in module._hosts([asked])}
+    server.shutdown(), server.server_close()
+    assert (found[up].state, found[up].said) == ("fine", "answers (for mine)")
+    assert found[down].state == "note" and found[down].said.endswith("(for made)")
 
 
 def test_doctor_finds_a_full_disk_and_a_missing_package(monkeypatch, tmp_path):
