@@ -178,15 +178,8 @@ def test_doctor_looks_at_the_zoo(bench, tmp_path):
     lock.write_text("{}")
     done = bench("doctor", "--store", "store", "--json")
     assert done.returncode == 4 and "is damaged" in findings(done)["zoo lock file"]["said"]
-    entry = {
-        "url": "https://a.b/c.pt",
-        "sha256": "0" * 64,
-        "size": 1,
-        "format": "zip",
-        "licence": "",
-        "pulled": "2026",
-        "weights": {"": "1" * 64},
-    }
+    entry = {"url": "https://a.b/c.pt", "sha256": "0" * 64, "size": 1, "format": "zip", "licence": "", "pulled": "2026"}
+    entry["weights"] = {"": "1" * 64}
     lock.write_text(json.dumps({"schema": "rampart/zoo-lock-1", "pulled": [entry]}))
     said = findings(bench("doctor", "--store", "store", "--json"))["zoo lock file"]["said"]
     assert said == "1 file pulled; to be pulled again, since the store lacks their weights: https://a.b/c.pt"
