@@ -112,3 +112,60 @@ def test_cpu_seconds_over_the_reference(benchmark, tmp_path, scene):
         assert abs(len(standing) - len(left)) <= 2
         assert spent < reference
     benchmark.pedantic(lambda: None, rounds=1)
+
+
+def least(work, rounds):
+    """The least of some CPU times, in seconds."""
+    return min(seconds(work)[0] for _ in range(rounds))
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pgd(steps=100)",
+        "apgd-ce",
+        "apgd-t(targets=2)",
+        "fab-t(targets=2)",
+        "square(queries=1000)",
+        "md",
+        "fmn(steps=100)",
+    ],
+)
+def test_cpu_seconds_over_raw_passes(benchmark, tmp_path, text):
+    """A full tile of images that stand: the judge's whole work over what its counted passes take in plain torch.
+
+    A raw pass is the bare net's forward, or its forward and the gradient of a loss to the images, on one tile.
+    """
+    be_exact(1)
+    registry = plugins()
+    mine, plain, part, eps = robust(tmp_path)
+    threat, tile = ThreatModel.parse(f"linf:{eps}"), tile_size(CPU, mine)
+    subject, everyone = Subject(mine, tile), torch.arange(len(part))
+    strong = judge(subject, registry.parse("attack", "apgd-ce"), threat, part, everyone, seed=0, batch=512, device=CPU)
+    standing = np.resize(everyone[~strong.fell].numpy(), tile)
+    part = Part(part.x[standing], part.y[standing])
+    x, y = torch.tensor(part.x).float() / 255, torch.tensor(part.y)
+
+    def forward():
+        with torch.no_grad():
+            plain(x)
+
+    def both():
+        z = x.clone().requires_grad_()
+        torch.autograd.grad(torch.nn.functional.cross_entropy(plain(z), y, reduction="sum"), z)
+
+    attack = registry.parse("attack", text)
+    if attack.plugin.goal == "minimum-norm":
+        threat = ThreatModel.of_cell(threat.norm)
+
+    def asked():
+        return judge(subject, attack, threat, part, torch.arange(tile), seed=0, batch=512, device=CPU)
+
+    verdict = asked()
+    forwards, backwards = (int(p.sum()) / tile for p in (verdict.forwards, verdict.backwards))
+    raw = least(forward, 30) * (forwards - backwards) + least(both, 30) * backwards
+    ratio = least(asked, 2) / raw
+    benchmark.extra_info["cpu over raw passes"] = round(ratio, 3)
+    benchmark.pedantic(lambda: None, rounds=1)
+    assert ratio < 1.15
