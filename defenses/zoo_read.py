@@ -110,6 +110,8 @@ def _kind(path: Path, head: bytes, size: int) -> str:
     start = head.lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--", b"<body")):
         raise IntegrityError(f"{path} is a web page{_title(head)}, not weights: a download that failed; {EXPECTED}")
+    if start.startswith((b"{", b"[")):  # no pickle begins so
+        raise IntegrityError(f"{path} is a text, by its beginning JSON, and not weights; {EXPECTED}")
     if head.startswith(b"version https://git-lfs"):
         wanted = re.search(rb"oid sha256:([0-9a-f]{64})", head)
         which = f" (sha256 {wanted[1].decode()})" if wanted else ""

@@ -394,6 +394,7 @@ def test_the_bombs_are_live(tmp_path):
     ("content", "said"),
     [
         (b"<!doctype html><title>Quota exceeded</title>", "a web page ('Quota exceeded')"),
+        (b'{"message": "Not Found"}', "a text, by its beginning JSON"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"4" * 64, "pointer of git-lfs"),
         (b"", "is empty"),
         (zipped({"w": Bomb(os.system, "true")}), "its pickle asks for posix.system"),
