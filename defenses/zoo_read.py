@@ -24,6 +24,7 @@ from bench import IncompleteError, IntegrityError, UsageError
 HEADER = 100_000_000  # bytes; safetensors' own limit
 PICKLE = 256_000_000  # bytes of the structure of a torch file; its numbers lie elsewhere
 ENTRIES = 1_000_000  # of a zip
+PARTS = 1_000_000  # of a tuple, with all tuples in it: a dictionary that has it as a key visits them all
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began before 1.6
 EXPECTED = "expected safetensors, or a file of torch.save that loads with weights_only=True"
 KINDS = (  # how other files begin that are taken for weights
@@ -77,6 +78,8 @@ def read(path: Path) -> Found:
             _check_zip(path, file, size)
     if kind != "safetensors" and (asked := _asks(path)):
         raise IntegrityError(f"{path} cannot be read as weights alone: its pickle {asked}; {EXPECTED}")
+    if kind != "safetensors" and any(map(_unfolds, _pickles(path))):
+        raise IntegrityError(f"{path} is a pickle bomb: a tuple in it unfolds to over {PARTS:,} parts; {EXPECTED}")
     try:
         return Found(_parse(path, kind), kind, size)
     except IntegrityError as error:
@@ -253,6 +256,38 @@ def _pickles(path: Path) -> Iterator[IO[bytes]]:
         with path.open("rb") as file:
             for _ in range(4):  # magic number, protocol, system, content
                 yield file
+
+
+def _unfolds(file: IO[bytes]) -> bool:
+    """Whether tuples in a pickle hold each other so often that to hash one takes for ever.
+
+    The stack is followed with sizes in place of values.
+    """
+    stack: list[int] = []
+    marks: list[int] = []
+    memo: dict[int, int] = {}
+    try:
+        for code, value, _ in pickletools.genops(file):
+            if code.name == "MARK":
+                marks.append(len(stack))
+            elif code.name in {"MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"}:
+                memo[len(memo) if value is None else int(value)] = stack[-1]
+            elif code.name in {"GET", "BINGET", "LONG_BINGET"}:
+                stack.append(memo[int(value or 0)])
+            elif code.name == "DUP":
+                stack.append(stack[-1])
+            else:
+                before = code.stack_before
+                marked = pickletools.markobject in before
+                start = marks.pop() - before.index(pickletools.markobject) if marked else len(stack) - len(before)
+                taken, stack[start:] = stack[start:], [1] * len(code.stack_after)
+                if code.name.startswith("TUPLE") or code.name in {"REDUCE", "NEWOBJ"}:  # torch.Size is a tuple, too
+                    stack[-1] = 1 + sum(taken)
+                    if stack[-1] > PARTS:
+                        return True
+    except Exception:  # noqa: BLE001 - the pickle is damaged, which its parser will say
+        return False
+    return False
 
 
 def _named(file: IO[bytes]) -> Iterator[str]:

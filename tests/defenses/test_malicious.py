@@ -93,6 +93,14 @@ def legacy(thing):
     return buffer.getvalue()
 
 
+def folded(times):
+    """A tuple of 2^times parts, in a few bytes: to hash it, as a key of a dictionary, takes for ever."""
+    whole = ()
+    for _ in range(times):
+        whole = (whole, whole)
+    return whole
+
+
 def rezipped(content, change, how=zipfile.ZIP_STORED):
     """A torch file whose entries were changed: (name, bytes) to bytes, or None to leave one out."""
     buffer = io.BytesIO()
@@ -402,6 +410,8 @@ def test_the_bombs_are_live(tmp_path):
         (pickle.dumps(Bomb(os.system, "true"), 4), "a bare pickle that asks for posix.system"),
         (pickle.dumps(Bomb(os.system, "true"), 0), "a bare pickle that asks for posix.system"),
         (pickle.dumps(weights(), 0), "a bare pickle that asks for torch.storage._load_from_bytes"),
+        (zipped({"w": folded(60)}), "a pickle bomb"),
+        (legacy({"w": folded(60)}), "a pickle bomb"),
         (tarred({"pickle": b"x"}), "a tar archive"),
         (header({}, length=2**62), "its safetensors header claims 4,611,686,018,427,387,904 bytes"),
         (zipped(weights())[:900], "a damaged zip, probably cut short"),
