@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_verify import audit, bundle, verify
+from bench.console import print_json as _print_json
+from bench.console import prints_aside as _prints_aside
+from bench.console import say as _say
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
@@ -264,6 +266,10 @@ def doctor(as_json: bool, **options: Any) -> None:
         sys.exit(4)
 
 
+for _command in (verify, audit, bundle):
+    cli.add_command(_command)
+
+
 def _record(now: Standings, file: str, ledger: str, *, as_json: bool) -> None:
     """Write a baseline."""
     from bench import baseline
@@ -390,14 +396,6 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
     with suppress(ValueError):  # in a thread of a host program signals are not ours
@@ -423,20 +421,6 @@ def main() -> None:
 def _terminate(_signal: int, _frame: object) -> None:
     """End as Ctrl-C does, workers too."""
     raise KeyboardInterrupt
-
-
-@contextmanager
-def _prints_aside() -> Iterator[None]:
-    """Whatever plugins print, also by the file descriptor, goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _interrupted() -> int:
