@@ -15,6 +15,7 @@ from bench.console import print_json, prints_aside, say
 from bench.errors import UsageError
 from bench.options import (
     Command,
+    Number,
     Recipes,
     data_option,
     json_option,
@@ -25,9 +26,11 @@ from bench.options import (
 )
 
 if TYPE_CHECKING:
+    from bench.audit import Audit
     from bench.place import Place
     from bench.verify import Checked
 
+AUDITORS = ("apgd-ce(restarts=5)", "apgd-t(steps=300)")  # stronger than AutoAttack's own by passes, and draw anew
 SHOWN = 50  # records that a person is told of; JSON has all
 
 
@@ -36,8 +39,8 @@ def _where(command: Any) -> Any:
     for add in (
         json_option, plugin_option, data_option, store_option, ledger_option,
         option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
-        option("--dataset", "datasets", multiple=True, type=Recipes(), metavar="RECIPE…",
-               help="the images, where a record's own name for them does not find them: \"npz(file='mine.npz')\""),
+        option("--dataset", "datasets", multiple=True, type=Recipes(), metavar="RECIPE",
+               help="the images, where a record's own name does not find them: \"npz(file='mine.npz')\"; several times"),
     ):  # fmt: skip
         command = add(command)
     return command
@@ -78,6 +81,77 @@ def verify(x: str, *, attest: bool, by: str, as_json: bool, **options: Any) -> N
     if not answers:
         raise UsageError(f"there are no records in {x or options['ledger']}; bench run makes some")
     sys.exit(5 if any(c.faults for c in answers) else 4 if any(c.missing for c in answers) else 0)
+
+
+@click.command(cls=Command)
+@click.argument("x", required=False, default="")
+@option(
+    "--images", type=click.IntRange(min=1), default=100, show_default=True, help="survivors that are attacked again"
+)
+@option("--beacon", required=True, metavar="TEXT", help="a text that nobody knew when the records were made")
+@option("--column", default="", metavar="NAME", help="whose survivors; needed where there are several")
+@option(
+    "--model",
+    default="",
+    metavar="TEXT",
+    help="only models with this in their name, or in front of their weights' hash",
+)
+@option("--attack", "attacks", multiple=True, type=Recipes(), metavar="RECIPE…", default=AUDITORS, show_default=True,
+        help="what they are attacked with, one after the other")  # fmt: skip
+@option("--alpha", type=Number(0.0, 0.5), default=0.05, show_default=True, help="how often the bound may err")
+@_where
+def audit(
+    x: str, *, images: int, beacon: str, column: str, model: str, attacks: tuple[str, ...], alpha: float,
+    as_json: bool, **options: Any,
+) -> None:  # fmt: skip
+    r"""Attack survivors again, chosen by a hash, and bound what the column's attacks missed.
+
+    X is a ledger's folder (default: --ledger).  The same beacon chooses the same images everywhere; the draws of the
+    attacks come from it too.  What the audit finds is kept in the ledger, as records of its own.
+    """
+    from bench import audit as auditing
+    from bench.report import reporter
+    from bench.verify import Datasets
+
+    if not beacon.strip():
+        raise UsageError("--beacon is empty; give a text that nobody knew when the records were made")
+    with prints_aside(), tempfile.TemporaryDirectory() as folder, reporter() as report:
+        place, prefix, packed = _named(x, options, Path(folder))
+        if prefix or packed:
+            raise UsageError(f"{x}: expected a ledger's folder, where the audit's records go")
+        standings = auditing.audited(place.ledger, column, model)
+        recipes = [auditing.parsed(place, attacks, str(s.question.threat)) for s in standings]
+        datasets = Datasets(place, options["datasets"])
+        done = [
+            auditing.audit(s, place, datasets, mine, count=images, beacon=beacon, alpha=alpha, report=report.line)
+            for s, mine in zip(standings, recipes, strict=True)
+        ]
+    if as_json:
+        print_json({"schema": "rampart/audit-1", "beacon": beacon, "audits": [_audit(a) for a in done]})
+    for a in done:
+        say(_sentence(a))
+
+
+def _audit(a: Audit) -> dict[str, Any]:
+    """One audit, for programs."""
+    s = a.standing
+    return {
+        "model": str(s.model), "weights": s.weights, "dataset": s.dataset, "column": s.column,
+        "threat": s.question.threat, "condition": s.question.condition, "n": s.n, "survivors": a.survivors,
+        "images": list(a.chosen), "fell": list(a.fell), "attacks": list(a.attacks), "seed": a.seed, "alpha": a.alpha,
+        "most": a.most, "claimed": a.claimed, "least": a.least, "cells": list(a.records),
+    }  # fmt: skip
+
+
+def _sentence(a: Audit) -> str:
+    """One audit, for a person."""
+    named = f" ({', '.join(map(str, a.fell))})" if a.fell else ""
+    sure = f"with {100 * (1 - a.alpha):g} % confidence" if len(a.chosen) < a.survivors else "all were attacked:"
+    return (
+        f"{a.standing}: {len(a.fell)} of {len(a.chosen)} survivors that were chosen fell{named}; {sure} these attacks "
+        f"take at most {100 * a.most:.2f} % of its {a.survivors:,} survivors: {100 * a.claimed:.2f} % is claimed, and "
+        f"{100 * a.least:.2f} % or more stands against them."
+    )
 
 
 @click.group()
@@ -194,6 +268,3 @@ def _say_answers(answers: list[Checked], seconds: float) -> None:
     )
     if hair:
         say(f"{hair:,} images are on the edge, where another machine's last digits decide; they were taken as claimed.")
-
-
-audit = bundle
