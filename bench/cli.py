@@ -29,6 +29,7 @@ from bench.options import (
     option,
     places,
     plugin_option,
+    replay_options,
     site_option,
     store_option,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from bench.run import Summary
     from bench.standing import Standings
 
+REPLAYS = ("then_attack", "store", "data", "plugin", "datasets", "device")  # settings of gate --replay alone
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -152,9 +154,10 @@ def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
 
 @cli.command(cls=Command)
 @gate_options
+@replay_options
 @ledger_option
 @json_option
-def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
+def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, **options: Any) -> None:
     r"""CI regression on robust accuracy: fails where a model is less robust than in the baseline.
 
     \b
@@ -162,6 +165,8 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
     bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
     The exit code is 3 after a regression: a drop beyond --max-drop that chance does not explain.
     """
+    from bench.baseline import read as read_baseline
+    from bench.cli_replay import gate as gate_replayed
     from bench.ledger import Ledger
     from bench.standing import Standings
 
@@ -171,7 +176,13 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
         raise UsageError("--json and --github both write to standard output; give one of them")
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
+    if (replay and record) or (options["then_attack"] and not replay):
+        raise UsageError("--replay goes with --baseline, and --then-attack with --replay")
     now = Standings.of(Ledger(Path(ledger)))
+    if replay and baseline and (before := read_baseline(baseline)) is not None:
+        gate_replayed(now, before, baseline, ledger=ledger, as_json=as_json, **options)
+    for name in REPLAYS:
+        options.pop(name)
     if record:
         _record(now, record, ledger, as_json=as_json)
     else:

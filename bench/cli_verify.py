@@ -40,7 +40,7 @@ def _where(command: Any) -> Any:
         json_option, plugin_option, data_option, store_option, ledger_option,
         option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
         option("--dataset", "datasets", multiple=True, type=Recipes(), metavar="RECIPE",
-               help="the images, where a record's own name does not find them: \"npz(file='mine.npz')\"; several times"),
+               help="the images, where a record's own name does not find them (npz(file='mine.npz')); several times"),
     ):  # fmt: skip
         command = add(command)
     return command

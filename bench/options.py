@@ -179,6 +179,21 @@ def gate_options(command: Any) -> Any:
     return command
 
 
+def replay_options(command: Any) -> Any:
+    """The options of gate --replay."""
+    for add in (
+        option("--device", default="auto", show_default=True, help="of --replay: cpu, cuda, cuda:1"),
+        option("--dataset", "datasets", multiple=True, type=Recipes(), metavar="RECIPE",
+               help="of --replay: the images, where the baseline's own name does not find them; several times"),
+        plugin_option, data_option, store_option,
+        option("--then-attack", is_flag=True, help="of --replay: attack what it leaves standing, and nothing else"),
+        option("--replay", is_flag=True,
+               help="throw the baseline's adversarial images at new weights first: a bound in seconds"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
 def exam_options(command: Any) -> Any:
     """The options of run and plan."""
     for add in (
