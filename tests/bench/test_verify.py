@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bench.answer import Question
 from bench.errors import UsageError
 from bench.executors import Inline
 from bench.records import Record, VerificationRecord
 from bench.request import resolve
 from bench.run import run
-from bench.tiers import tiers, worst
+from bench.trust import tiers, worst
 from bench.verify import Datasets, attest, verify
 from tests.bench.conftest import ASK
 from tests.bench.test_ledger import keyed
@@ -259,3 +260,26 @@ def test_safetensors_that_are_none(bench, here):
     here.store.path(name).write_bytes(junk)
     new = forge(here, one, bundle=name)
     assert name in faults(here, new)
+
+
+def test_the_edge(here):
+    """Two classes a hair apart: on the record's machine that decides, on another it may, of one image in a hundred."""
+    old = record(here, "clean")
+    high = {k: v + 1e5 if k.endswith("bias") else v for k, v in here.store.get(old.weights).items()}
+    dataset = Datasets(here).of(old.test, old.dataset)
+    cell = replace(old.cell, weights=here.store.put(high))
+    (one,) = Question(cell, tuple(range(120)), "digits", dataset.shape).do(here)
+    assert faults(here, one) == ""
+    machine = one.machine.model_dump()
+    for extra, name, holds in ((1, machine["name"], False), (1, "another", True), (5, "another", False)):
+        more = [i for i in one.asked if i not in one.fell][:extra]
+        beside = {name: column.copy() for name, column in here.ledger.images(one).items()}
+        beside["predicted"][more] = (beside["predicted"][more] + 1) % 10
+        beside["margin"][more] = 0
+        changed = {"fell": sorted([*one.fell, *more]), "machine": {**machine, "name": name}}
+        said = faults(here, forge(here, one, sidecar=beside, **changed))
+        assert (said == "") is holds, said
+        here.ledger.add(one)
+        for path_, read in here.ledger.files():
+            if read().key == one.key and read() != one:
+                path_.unlink()
