@@ -43,11 +43,12 @@ if TYPE_CHECKING:
         defense,
         net,
     )
-    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord
+    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, VerificationRecord
     from bench.stats import wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
+    from bench.trust import Tier, tiers
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
 
@@ -89,12 +90,14 @@ __all__ = [
     "Store",
     "Suite",
     "ThreatModel",
+    "Tier",
     "TrainJob",
     "Training",
     "TrainingError",
     "TrainingRecord",
     "UsageError",
     "Value",
+    "VerificationRecord",
     "Zoo",
     "attack",
     "corruption",
@@ -108,6 +111,7 @@ __all__ = [
     "nearest",
     "net",
     "per_image_sum",
+    "tiers",
     "unpack",
     "wilson",
     "workshop",
@@ -132,10 +136,11 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",
+        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord VerificationRecord",
         "stats": "wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
+        "trust": "Tier tiers",
         "training": "Mode TrainJob frozen",
         "victim": "Model",
         "zoo": "Finding Published Zoo",

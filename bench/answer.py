@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from bench.bundles import make
 from bench.doubts import doubts_of
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import CLEAN, Cell, Condition, Shape
@@ -65,22 +67,27 @@ def answer(place: Place, question: Question) -> list[Record]:
     subject = place.subject(cell.net, cell.weights, question.shape, cell.precision)
     spoilt = condition.corruption
     corruption = find_corruption(spoilt, place.registry, dataset) if spoilt else None
-    first = torch.tensor(question.asked[: subject.tile])
-    doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])
+
+    def look(asked: Tensor) -> tuple[Tensor, Tensor]:
+        return images(dataset.test, asked, place.device, corruption, condition.severity)
+
+    doubts = doubts_of(subject, look(torch.tensor(question.asked[: subject.tile]))[0])
+    threat = ThreatModel.of_cell(cell.threat) if cell.threat else None
     verdicts = judge_together(
-        subject, attacks, ThreatModel.of_cell(cell.threat) if cell.threat else None, dataset.test,
-        torch.tensor(question.asked), seed=cell.seed, batch=place.batch, device=place.device,
-        corruption=corruption, severity=condition.severity, surrogates=surrogates(attacks[0], place, question.shape),
+        subject, attacks, threat, dataset.test, torch.tensor(question.asked),
+        seed=cell.seed, batch=place.batch, device=place.device, corruption=corruption, severity=condition.severity,
+        surrogates=surrogates(attacks[0], place, question.shape),
     )  # fmt: skip
     records = []
     for c, attack, verdict in zip((cell, *question.also), attacks, verdicts, strict=True):
         seconds = time.perf_counter() - started if c is cell else 0.0
+        kept = make(verdict, subject, threat, dataset.test, look) if _proves(attack, verdict) else None
         record = Record(
             key=c.key, net=c.net, weights=c.weights, dataset=dataset.name, test=c.test,
             condition=c.condition, threat=c.threat, attack=c.attack, seed=c.seed, precision=c.precision,
             asked=verdict.asked.tolist(), fell=verdict.asked[verdict.fell].tolist(),
             images=_sidecar(place, c, verdict), source=source_hash(attack.plugin),
-            bundle=None if attack.name == CLEAN else _bundle(place, verdict),
+            bundle=place.store.put(kept) if kept else None,
             cost=Spent(
                 forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)
             ),
@@ -106,8 +113,6 @@ def _sidecar(place: Place, cell: Cell, verdict: Verdict) -> str:
     return place.ledger.put_images(cell.key, {k: v.numpy() for k, v in arrays.items()})
 
 
-def _bundle(place: Place, verdict: Verdict) -> str | None:
-    """Keep the fallen images, and their places, as the evidence."""
-    if not verdict.fell.any():
-        return None
-    return place.store.put({"ids": verdict.asked[verdict.fell], "images": verdict.adversarial})
+def _proves(attack: Recipe, verdict: Verdict) -> bool:
+    """Whether there are fallen images to keep; those of clean are the test images."""
+    return attack.name != CLEAN and bool(verdict.fell.any())

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_verify import audit, bundle, verify
+from bench.console import print_json as _print_json
+from bench.console import prints_aside as _prints_aside
+from bench.console import say as _say
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
@@ -27,6 +29,7 @@ from bench.options import (
     option,
     places,
     plugin_option,
+    replay_options,
     site_option,
     store_option,
 )
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from bench.run import Summary
     from bench.standing import Standings
 
+REPLAYS = ("then_attack", "store", "data", "plugin", "datasets", "device")  # settings of gate --replay alone
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -150,9 +154,10 @@ def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
 
 @cli.command(cls=Command)
 @gate_options
+@replay_options
 @ledger_option
 @json_option
-def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
+def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, **options: Any) -> None:
     r"""CI regression on robust accuracy: fails where a model is less robust than in the baseline.
 
     \b
@@ -160,6 +165,8 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
     bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
     The exit code is 3 after a regression: a drop beyond --max-drop that chance does not explain.
     """
+    from bench.baseline import read as read_baseline
+    from bench.cli_replay import gate as gate_replayed
     from bench.ledger import Ledger
     from bench.standing import Standings
 
@@ -169,7 +176,13 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
         raise UsageError("--json and --github both write to standard output; give one of them")
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
+    if (replay and record) or (options["then_attack"] and not replay):
+        raise UsageError("--replay goes with --baseline, and --then-attack with --replay")
     now = Standings.of(Ledger(Path(ledger)))
+    if replay and baseline and (before := read_baseline(baseline)) is not None:
+        gate_replayed(now, before, baseline, ledger=ledger, as_json=as_json, **options)
+    for name in REPLAYS:
+        options.pop(name)
     if record:
         _record(now, record, ledger, as_json=as_json)
     else:
@@ -263,6 +276,10 @@ def doctor(as_json: bool, **options: Any) -> None:
     findings_table(findings)
     if any(f.state == "wrong" for f in findings):
         sys.exit(4)
+
+
+for _command in (verify, audit, bundle):
+    cli.add_command(_command)
 
 
 def _record(now: Standings, file: str, ledger: str, *, as_json: bool) -> None:
@@ -391,14 +408,6 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
     with suppress(ValueError):  # in a thread of a host program signals are not ours
@@ -424,20 +433,6 @@ def main() -> None:
 def _terminate(_signal: int, _frame: object) -> None:
     """End as Ctrl-C does, workers too."""
     raise KeyboardInterrupt
-
-
-@contextmanager
-def _prints_aside() -> Iterator[None]:
-    """Whatever plugins print, also by the file descriptor, goes to standard error."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
 
 
 def _interrupted() -> int:

@@ -174,7 +174,7 @@ def _decide(
     assert isinstance(attack.plugin, Attack)
     distance = check(str(attack), x_adv, x, threat, asked)
     x_adv = x_adv.detach().clamp(0, 1)
-    logits, wrong = _ask(subject, x_adv, y)
+    logits, wrong = misread(subject, x_adv, y)
     fell = wrong.cpu()
     if attack.plugin.goal == "minimum-norm":
         distance = distance.where(fell, torch.inf)
@@ -182,7 +182,7 @@ def _decide(
         asked=asked,
         fell=fell,
         predicted=logits.argmax(1).cpu(),
-        margin=_margin(logits, y).cpu(),
+        margin=margin(logits, y).cpu(),
         distance=distance,
         forwards=torch.full((len(x),), VOTES if subject.random else 1),
         backwards=torch.zeros(len(x), dtype=torch.long),
@@ -270,7 +270,7 @@ def check(name: str, x_adv: object, x: Tensor, threat: ThreatModel | None, asked
     return size.float().cpu()
 
 
-def _ask(subject: Subject, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def misread(subject: Subject, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """The bare model's logits, and whether each image is misread; a logit that is not a number is a misreading.
 
     A random model is asked 20 times, and the majority decides; its logits are then the mean.
@@ -281,7 +281,7 @@ def _ask(subject: Subject, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(asks).mean(0), misread.float().mean(0) > 0.5
 
 
-def _margin(logits: Tensor, y: Tensor) -> Tensor:
+def margin(logits: Tensor, y: Tensor) -> Tensor:
     """z_y - max_{j != y} z_j: (N,)."""
     own = logits.gather(1, y[:, None])[:, 0]
     others = logits.scatter(1, y[:, None], -torch.inf)

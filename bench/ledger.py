@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +23,7 @@ from bench.records import (
     ExamCard,
     Record,
     TrainingRecord,
+    VerificationRecord,
     read_document,
     write_document,
 )
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel
 
 _HASH = re.compile("[0-9a-f]{64}")
-D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard)
+D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard, VerificationRecord)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Ledger:
 
     def images(self, record: Record) -> dict[str, NDArray[np.generic]]:
         """The sidecar of a record, checked: an array for each figure, in the order of `record.asked`."""
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         path = self.root / record.key / f"{record.images}.safetensors"
@@ -91,8 +94,17 @@ class Ledger:
             raise IntegrityError(f"{path} is missing: a record names it") from None
         if hashlib.sha256(content).hexdigest() != record.images:
             raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
-        arrays: dict[str, NDArray[np.generic]] = load(content)
+        try:
+            arrays: dict[str, NDArray[np.generic]] = load(content)
+        except SafetensorError as error:
+            raise IntegrityError(f"{path} holds no figures: {error}") from None
         return arrays
+
+    def files(self) -> Iterator[tuple[Path, Callable[[], Document]]]:
+        """The file of every document, in a fixed order, and what reads it; the stem is the hash that names it."""
+        for path in sorted(self.root.glob("*/*.json")):
+            if _HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem):
+                yield path, partial(self._read, path)
 
     def of(self, key: str, kind: type[D]) -> list[D]:
         """The documents under a key, in the order of their hashes."""

@@ -13,7 +13,7 @@ import click
 
 from bench.errors import UsageError, nearest
 
-MANY = ("--defense", "--plugin")  # options that take several values: --defense at trades
+MANY = ("--defense", "--plugin", "--attack")  # options that take several values: --defense at trades
 
 
 class Command(click.Command):
@@ -174,6 +174,21 @@ def gate_options(command: Any) -> Any:
                help="points of accuracy that may be lost"),
         option("--record", default="", metavar="FILE", help="write this ledger's baseline, and compare nothing"),
         option("--baseline", default="", metavar="X", help="a ledger, what --record wrote, or git:REF:PATH of either"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
+def replay_options(command: Any) -> Any:
+    """The options of gate --replay."""
+    for add in (
+        option("--device", default="auto", show_default=True, help="of --replay: cpu, cuda, cuda:1"),
+        option("--dataset", "datasets", multiple=True, type=Recipes(), metavar="RECIPE",
+               help="of --replay: the images, where the baseline's own name does not find them; several times"),
+        plugin_option, data_option, store_option,
+        option("--then-attack", is_flag=True, help="of --replay: attack what it leaves standing, and nothing else"),
+        option("--replay", is_flag=True,
+               help="throw the baseline's adversarial images at new weights first: a bound in seconds"),
     ):  # fmt: skip
         command = add(command)
     return command

@@ -158,7 +158,22 @@ class ExamCard(_Document):
     n: int  # of the first test images
 
 
-Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard
+class VerificationRecord(_Document):
+    """That a record's claim was recounted, and held.  `key` is that of the record's cell, in whose folder it lies."""
+
+    schema_: Literal["rampart/verification-1"] = Field("rampart/verification-1", alias="schema")
+    key: Hash
+    record: Hash  # of the record's file
+    images: int  # that were recounted: the fallen ones, and of clean all that were asked
+    forwards: int  # which that took
+    by: str  # who says so, in their own words; may be empty
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+
+Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard | VerificationRecord
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 
 

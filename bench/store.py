@@ -37,6 +37,7 @@ class Store:
 
     def get(self, name: str) -> dict[str, Tensor]:
         """The tensors of that hash, checked."""
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         path = self.path(name)
@@ -50,7 +51,10 @@ class Store:
             raise IntegrityError(
                 f"{path} is damaged: its content does not have the hash that it is named by; delete it and run again"
             )
-        return load(content)
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise IntegrityError(f"{path} holds no tensors: {error}") from None
 
     def __contains__(self, name: str) -> bool:
         return self.path(name).exists()
