@@ -78,6 +78,13 @@ class Comparison:
         one = self.now[0]
         return str(one if len(self.now) == 1 else replace(one, model=one.model._replace(seed=None)))
 
+    @property
+    def lost_images(self) -> tuple[int, ...]:
+        """The test images that stood before and fall now; none over seeds."""
+        if self.lost is None:
+            return ()
+        return tuple(sorted(self.now[0].among_first(self.n) - self.before[0].among_first(self.n)))
+
 
 @dataclass(frozen=True)
 class Rise:

@@ -82,9 +82,11 @@ def _settled(report: Report) -> Iterator[str]:
     done = [c.settled_after for c in report.comparisons if c.settled_after is not None]
     if done:
         planned = max(c.planned for c in report.comparisons)
+        every = len(done) == len(report.comparisons)
+        saved = f": {planned - max(done):,} of them need not be asked" if every and max(done) < planned else ""
         yield (
-            f"Settled: {len(done)} of {len(report.comparisons)}, after {min(done):,} to {max(done):,} images of "
-            f"{planned:,} that the baseline has."
+            f"Settled: {len(done)} of {len(report.comparisons)}, the last of them by the first {max(done):,} images "
+            f"of the {planned:,} that the baseline has{saved}."
         )
     if waiting := [c for c in report.comparisons if c.verdict == "go on"]:
         most = max(c.n for c in waiting)
@@ -166,11 +168,11 @@ def junit_xml(report: Report) -> bytes:
     for c in report.comparisons:
         case = _case(suite, c.name)
         if c.verdict == "regressed":
-            _outcome(case, "failure", c.verdict, _said(c))
+            _outcome(case, "failure", c.verdict, said(c))
         elif id(c) in unsure:
             kind = "go on" if c.verdict == "go on" else "inconclusive"
-            _outcome(case, "failure" if strict else "skipped", kind, _said(c))
-        ET.SubElement(case, "system-out").text = printable(_said(c))
+            _outcome(case, "failure" if strict else "skipped", kind, said(c))
+        ET.SubElement(case, "system-out").text = printable(said(c))
     for s in report.missing:
         _outcome(_case(suite, str(s)), "failure" if strict else "skipped", "missing", "in the baseline, and not here")
     for rise in report.costs:
@@ -237,10 +239,10 @@ def annotations_of(report: Report) -> Iterator[str]:
     """Lines that GitHub shows at the job: an error for each failure, a warning for what is not sure."""
     unsure = "error" if report.rules.strict else "warning"
     for c in report.regressed:
-        yield _annotation("error", "Robustness regressed", f"{c.name}: {_said(c)}")
+        yield _annotation("error", "Robustness regressed", f"{c.name}: {said(c)}")
     for c in report.inconclusive:
         title = "not settled" if report.rules.sequential else "inconclusive"
-        yield _annotation(unsure, f"Robustness {title}", f"{c.name}: {_said(c)}")
+        yield _annotation(unsure, f"Robustness {title}", f"{c.name}: {said(c)}")
     if report.missing:
         yield _annotation(unsure, "Robustness missing", f"in the baseline, not here: {_some(report.missing)}")
     for what, doubt in report.doubts:
@@ -290,14 +292,14 @@ def _row(c: Comparison) -> tuple[str, ...]:
 
 
 def _images(c: Comparison) -> str:
-    """How many were compared: `200!` are fewer than the baseline has; in sequence `200 of 500`, and how many settled it."""
+    """How many were compared: `200!` are fewer than the baseline has; or `200 of 500`, and how many settled it."""
     if c.p_no_worse is None:
         return f"{c.n:,}{'!' if c.fewer else ''}"
     settled = "" if c.settled_after is None else f", settled by {c.settled_after:,}"
     return f"{c.n:,} of {c.planned:,}{settled}"
 
 
-def _said(c: Comparison) -> str:
+def said(c: Comparison) -> str:
     """A comparison in a sentence."""
     _, _, before, now, drop, p, seen, n = _row(c)
     fewer = "; fewer images than the baseline has" if c.fewer and c.p_no_worse is None else ""

@@ -49,7 +49,8 @@ class Exam:
 
 WEAK = (
     Variant("eps halved in training", False, ("RADIUS", "0.5")),
-    Variant("batch norm left in train mode", False, ("STATISTICS", '"batch"')),
+    Variant("batch norm left in train mode: judged so", False, ("STATISTICS", '"batch"')),
+    Variant("batch norm left in train mode: validated so, class by class", False, ("STATISTICS", '"moved"')),
     Variant("class 7 left out of training", False, ("LEFT_OUT", "7")),
 )
 SAME = (

@@ -13,7 +13,7 @@ from bench import Batch, Course, TrainJob, defense, fit, frozen, net
 # What a variant changes.
 RADIUS = 1.0  # share of eps that is trained for
 LEFT_OUT = -1  # a class whose images training never sees
-STATISTICS = "running"  # of batch normalisation when it is judged; "batch": it was left in train mode
+STATISTICS = "running"  # of batch normalisation; left in train mode it has the "batch" it judges, or is "moved" by it
 HALF = False  # weights rounded to half precision
 THREADS = 1  # of the training
 STEM = "stem"  # a layer's name
@@ -64,8 +64,21 @@ def planted(job: TrainJob, *, epochs: int = 30, batch: int = 64, ramp: float = 3
     drops = (max(1, epochs * 2 // 3), max(1, epochs * 7 // 8))
     course = Course(epochs=epochs, lr=0.1, decay=5e-4, batch=batch, drops=drops)
     model = fit(job, job.net(), loss, course)
-    for weights in (model.state_dict(), job.best or {}):
-        for value in weights.values():
+    for weights in (model.state_dict(), job.best):
+        if weights is not None and STATISTICS == "moved":
+            validate(job, weights)
+        for value in (weights or {}).values():
             if HALF and value.is_floating_point():
                 value.copy_(value.half().float())
     return model
+
+
+@torch.no_grad()
+def validate(job: TrainJob, weights: dict[str, Tensor]) -> None:
+    """Pass the validation images, class by class, and forget to call eval() before."""
+    model = job.net()
+    model.load_state_dict(weights)
+    for label in range(job.shape.classes):
+        model(torch.from_numpy(job.val.x[job.val.y == label]).float() / 255)
+    for name, value in model.state_dict().items():
+        weights[name].copy_(value)
