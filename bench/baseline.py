@@ -116,6 +116,11 @@ def record(standings: Standings, path: Path) -> None:
     write_atomically(path, text.encode())
 
 
+def recordable(where: str, standings: Standings) -> bool:
+    """Whether the first baseline can be written where it was looked for: a name that only a file has."""
+    return where.endswith(".json") and not where.startswith("git:") and bool(standings.every)
+
+
 def read(where: str) -> Standings | None:
     """The baseline that a folder, a file or git:REF:PATH holds; None where there is nothing yet."""
     if where.startswith("git:"):

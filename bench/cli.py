@@ -289,9 +289,14 @@ def _gate(
 
     before = baseline.read(where)
     if before is None:
-        _say(f"There is no baseline at {where} yet. To record one: bench gate --ledger {ledger} --record FILE")
+        recorded = where if baseline.recordable(where, now) and not strict else ""
+        how = "it is recorded" if recorded else f"to record one: bench gate --ledger {ledger} --record FILE"
+        _say(f"There is no baseline at {where} yet; {how}")
+        if recorded:
+            baseline.record(now, Path(where))
         if as_json:
-            _print_json({"schema": "rampart/gate-1", "verdict": "there is no baseline", "exit_code": 4 * strict})
+            none = {"verdict": "there is no baseline", "exit_code": 4 * strict, "recorded": recorded}
+            _print_json({"schema": "rampart/gate-1", **none})
         sys.exit(4 if strict else 0)
     report = compare(before, now, Rules(strict=strict, **rules))
     if report.rules.sequential:

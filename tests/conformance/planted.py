@@ -136,15 +136,8 @@ def rows_of(variant: Variant, good: Path, now: Path) -> list[tuple[str, ...]]:
 
 def settled(report: dict[str, Any], column: str) -> str:
     """What the sequential gate says of a column, and after how many images."""
-    (c,) = [c for c in report["comparisons"] if c["column"] == column and c["seeds"] == report_seeds(report)]
-    after = "" if c["settled_after"] is None else f" after {c['settled_after']:,}"
-    return bold(c["verdict"]) + after
-
-
-def report_seeds(report: dict[str, Any]) -> list[int]:
-    """The seeds of the first comparison."""
-    seeds: list[int] = report["comparisons"][0]["seeds"]
-    return seeds
+    c = next(c for c in report["comparisons"] if c["column"] == column)
+    return bold(c["verdict"]) + ("" if c["settled_after"] is None else f" after {c['settled_after']:,}")
 
 
 def bold(verdict: str) -> str:
