@@ -113,6 +113,7 @@ class Report:
     older: tuple[Standing, ...]  # here and superseded by a later result of the same name
     doubts: tuple[tuple[str, str], ...]  # forbidden ones: of what, and which
     costs: tuple[Rise, ...] = ()  # of every model on both sides, where costs are gated
+    fresh: tuple[tuple[str, str], ...] = ()  # doubts that the baseline does not have and that are not forbidden
 
     @property
     def regressed(self) -> tuple[Comparison, ...]:
@@ -135,7 +136,7 @@ class Report:
         """3 after a regression; 4 where nothing could be compared, or where --strict wants certainty."""
         if self.regressed or self.doubts or self.dearer:
             return REGRESSION
-        unsure = not self.comparisons or (self.rules.strict and (self.inconclusive or self.missing))
+        unsure = not self.comparisons or (self.rules.strict and (self.inconclusive or self.missing or self.fresh))
         return INCONCLUSIVE if unsure else 0
 
 
@@ -156,10 +157,12 @@ def compare(before: Standings, now: Standings, rules: Rules) -> Report:
         ]
         adjusted = holm([c.p_value for c in found])
         judged = [replace(c, adjusted=p, verdict=_verdict(c, p, rules)) for c, p in zip(found, adjusted, strict=True)]
-    gated = {id(s): s for c in judged for s in c.now}.values()
-    forbidden = [(str(s), doubt) for s in gated for doubt in s.doubts if rules.forbids(doubt)]
+    known = {id(s): {doubt for b in c.before for doubt in b.doubts} for c in judged for s in c.now}
+    doubted = {(s, doubt): doubt in known[id(s)] for c in judged for s in c.now for doubt in s.doubts}
+    forbidden = tuple((str(s), doubt) for s, doubt in doubted if rules.forbids(doubt))
+    fresh = tuple((str(s), doubt) for (s, doubt), old in doubted.items() if not old and not rules.forbids(doubt))
     costs = () if rules.max_cost_rise is None else tuple(_rises(before.costs, now.costs, rules.max_cost_rise))
-    return Report(rules, tuple(judged), missing, new, now.older, tuple(forbidden), costs)
+    return Report(rules, tuple(judged), missing, new, now.older, forbidden, costs, fresh)
 
 
 def check_order(report: Report, ledger: Ledger) -> None:

@@ -71,6 +71,8 @@ def sentences(report: Report) -> Iterator[str]:
         yield f"Passed over, since a later training has the same name: {_some(report.older)}."
     for what, doubt in report.doubts:
         yield f"Forbidden doubt: {what}: {doubt}."
+    for what, doubt in report.fresh:
+        yield f"A doubt that the baseline does not have: {what}: {doubt}."
     for rise in report.costs:
         if rise.too_much or rise.now != rise.before:
             yield f"Cost: {_dearer(rise, rules)}."
@@ -114,6 +116,7 @@ def verdict(report: Report) -> str:
     unsure = "not settled yet" if report.rules.sequential else "inconclusive"
     parts += [f"{len(report.inconclusive)} of {len(made)} {unsure}"] if report.inconclusive else []
     parts += [f"{len(report.missing)} missing"] if report.missing else []
+    parts += [f"{len(report.fresh)} new doubts"] if report.fresh else []
     if not parts:
         return f"All {len(made)} comparisons {'are settled: no worse' if report.rules.sequential else 'held'}."
     joined = ", ".join(parts)
@@ -210,6 +213,7 @@ def document(report: Report) -> dict[str, Any]:
         "missing": list(map(_named, report.missing)), "new": list(map(_named, report.new)),
         "older": list(map(_named, report.older)),
         "doubts": [{"what": what, "doubt": doubt} for what, doubt in report.doubts],
+        "new_doubts": [{"what": what, "doubt": doubt} for what, doubt in report.fresh],
         "costs": [
             {"name": r.name, "what": r.what, "before": r.before, "now": r.now, "too_much": r.too_much}
             for r in report.costs
@@ -247,6 +251,8 @@ def annotations_of(report: Report) -> Iterator[str]:
         yield _annotation(unsure, "Robustness missing", f"in the baseline, not here: {_some(report.missing)}")
     for what, doubt in report.doubts:
         yield _annotation("error", "Forbidden doubt", f"{what}: {doubt}")
+    for what, doubt in report.fresh:
+        yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
     for rise in report.dearer:
         yield _annotation("error", "Cost rose", _dearer(rise, report.rules))
     if not report.comparisons:

@@ -173,6 +173,7 @@ def _message(report: Report, where: str) -> str:
     lines += [f"  missing, and in the baseline: {_column(s)}" for s in report.missing]
     lines += [f"  not in the baseline: {_column(s)}" for s in report.new]
     lines += [f"  forbidden doubt: {what}: {doubt}" for what, doubt in report.doubts]
+    lines += [f"  new doubt: {what}: {doubt}" for what, doubt in report.fresh]
     lines += [f"  cost: {r.what}: {r.before:,.0f} before, {r.now:,.0f} now" for r in report.dearer]
     return "\n".join([*lines, "  if this is meant: pytest --rampart-update"])
 

@@ -1,9 +1,11 @@
 """The fixture robustness, in test runs of their own."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 import torch._dynamo  # noqa: F401  runs in this process drop what they import, and this cannot be imported twice
@@ -11,6 +13,7 @@ import torch._dynamo  # noqa: F401  runs in this process drop what they import, 
 from tests.conftest import TINY
 
 pytest_plugins = ["pytester"]
+ROOT = Path(__file__).parents[2]
 INSTALLED = "rampart" in {e.name for e in entry_points(group="pytest11")}
 
 MODEL = '''
@@ -125,6 +128,15 @@ class Mixing(Small):
     }  # fmt: skip
     project("--rampart-update", "-k", "test_one").assert_outcomes(passed=1, deselected=4)
     project("-k", "not three").assert_outcomes(passed=4, deselected=1)
+
+
+def test_the_page_shows_a_test_that_works(project, pytester):
+    """The block of docs/ci.md, with a model to load."""
+    (shown,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "ci.md").read_text(), re.DOTALL)
+    pytester.makepyfile(test_model=f"from model import Small as load_my_model\n\n{shown}")
+    assert project("--rampart-update").ret == project().ret == 0
+    kept = json.loads((pytester.path / "baseline.json").read_text())
+    assert {e["column"] for e in kept["entries"]} == {"clean", "fgsm", "pgd-20"}
 
 
 def test_mistakes_are_named(project, pytester):

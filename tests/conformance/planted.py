@@ -50,7 +50,7 @@ class Exam:
 WEAK = (
     Variant("eps halved in training", False, ("RADIUS", "0.5")),
     Variant("batch norm left in train mode: judged so", False, ("STATISTICS", '"batch"')),
-    Variant("batch norm left in train mode: validated so, class by class", False, ("STATISTICS", '"moved"')),
+    Variant("batch norm left in train mode: validated so, image by image", False, ("STATISTICS", '"moved"')),
     Variant("class 7 left out of training", False, ("LEFT_OUT", "7")),
 )
 SAME = (
@@ -128,10 +128,10 @@ def rows_of(variant: Variant, good: Path, now: Path) -> list[tuple[str, ...]]:
         rows.append((
             variant.what, c["column"], *numbers, f"{100 * c['drop']:.1f}{changed}",
             "<0.0001" if p < 1e-4 else f"{p:.4f}", "none" if seen is None else f"{100 * seen:.1f}",
-            bold(c["verdict"]), bold(tolerated), settled(looking, c["column"]),
+            bold(c["verdict"]), bold(tolerated), "" if c["lost"] is None else settled(looking, c["column"]),
         ))  # fmt: skip
     doubts = gate(good, *ledgers, "--no-doubts")["doubts"]
-    return [(f"{row[0]} (a doubt: `--no-doubts` fails)" if doubts else row[0], *row[1:]) for row in rows]
+    return [(f"{row[0]} (doubted)" if doubts else row[0], *row[1:]) for row in rows]
 
 
 def settled(report: dict[str, Any], column: str) -> str:

@@ -75,10 +75,10 @@ def planted(job: TrainJob, *, epochs: int = 30, batch: int = 64, ramp: float = 3
 
 @torch.no_grad()
 def validate(job: TrainJob, weights: dict[str, Tensor]) -> None:
-    """Pass the validation images, class by class, and forget to call eval() before."""
+    """Pass the validation images one by one, class after class, and forget to call eval() before."""
     model = job.net()
     model.load_state_dict(weights)
-    for label in range(job.shape.classes):
-        model(torch.from_numpy(job.val.x[job.val.y == label]).float() / 255)
+    for place in job.val.y.argsort(kind="stable").tolist():
+        model(torch.from_numpy(job.val.x[place : place + 1]).float() / 255)
     for name, value in model.state_dict().items():
         weights[name].copy_(value)
