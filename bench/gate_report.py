@@ -82,7 +82,9 @@ def sentences(report: Report) -> Iterator[str]:
 def _settled(report: Report) -> Iterator[str]:
     """How many images settled what, and how many were saved."""
     done = [c.settled_after for c in report.comparisons if c.settled_after is not None]
-    if done:
+    if done and not max(done):
+        yield f"Settled: {len(done)} of {len(report.comparisons)}, whose weights are the baseline's."
+    elif done:
         planned = max(c.planned for c in report.comparisons)
         every = len(done) == len(report.comparisons)
         saved = f": {planned - max(done):,} of them need not be asked" if every and max(done) < planned else ""

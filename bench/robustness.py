@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -165,7 +166,8 @@ def _rules(given: dict[str, Any]) -> Rules:
 
 def _message(report: Report, where: str) -> str:
     """Why it failed: the worst column first, with the images that were lost."""
-    lines = [f"{verdict(report)}  Baseline: {where}"]
+    lacking = "The baseline has columns that were not asked now."
+    lines = [f"{verdict(report) if report.exit_code else lacking}  Baseline: {where}"]
     for c in (*report.regressed, *report.inconclusive):
         lines += [f"  {c.verdict}: {_column(c.now[0])}: {said(c)}", *_lost(c)]
     if held := [_column(c.now[0]) for c in report.comparisons if c.verdict in {"held", "no worse"}]:
@@ -221,7 +223,8 @@ def _as_net(module: nn.Module, *, random: bool) -> Net:
         """A copy of the module that a test gave."""
         return copy.deepcopy(module)
 
-    return Net(name=type(module).__name__, function=build, random=random)
+    name = re.sub(r"[^A-Za-z0-9_.+-]+", "-", type(module).__name__)
+    return Net(name=name, function=build, random=random)
 
 
 @contextmanager

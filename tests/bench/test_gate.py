@@ -255,13 +255,17 @@ def test_mistakes_at_the_gate(bench, regression, tmp_path):
         ("--ledger", "nowhere", "--baseline", "good"), (), ("--baseline", "good", "--record", "b.json"),
         ("--baseline", "good", "--json", "--github"), ("--baseline", "good", "--alpha", "nan"),
         ("--baseline", "good", "--alpha", "1"), ("--baseline", "good", "--max-drop", "-1"),
-        ("--baseline", "good", "--max-drop", "101"),
+        ("--baseline", "good", "--max-drop", "101"), ("--baseline", "good", "--forbid-doubt", " "),
+        ("--baseline", "good", "--max-cost-rise", "nan"), ("--baseline", "good", "--max-cost-rise", "inf"),
     ):  # fmt: skip
         words = wrong if "--ledger" in wrong else (*wrong, "--ledger", "good")
         done = bench("gate", *words)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), wrong
     (tmp_path / "bench.toml").write_text('max-drop = 0.5\nledger = "good"\n')
-    assert json.loads(bench("gate", "--baseline", "good", "--json").stdout)["max_drop"] == 0.5
+    env = {"BENCH_FORBID_DOUBT": "images beside it, is random", "BENCH_SEQUENTIAL": "1", "BENCH_MAX_COST_RISE": "3"}
+    found = json.loads(bench("gate", "--baseline", "good", "--json", env=env).stdout)
+    assert (found["max_drop"], found["sequential"], found["max_cost_rise"]) == (0.5, True, 3)
+    assert found["forbidden"] == ["images beside it", "is random"]
     victim = next((tmp_path / "good").rglob("*.json"))
     victim.write_text(victim.read_text().replace("1", "2", 1))
     assert bench("gate", "--baseline", "none.json").returncode == 5

@@ -139,6 +139,26 @@ def test_the_page_shows_a_test_that_works(project, pytester):
     assert {e["column"] for e in kept["entries"]} == {"clean", "fgsm", "pgd-20"}
 
 
+def test_a_column_that_is_gone_fails(project, pytester):
+    """It would be gated no more; the model here has no weights at all."""
+    bare = """
+from torch import nn
+
+class Bare(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :10]
+
+def test_bare(robustness):
+    robustness(Bare(), columns="clean, fgsm", n=20).no_worse_than("b.json")
+"""
+    pytester.makepyfile(test_model=bare)
+    assert project("--rampart-update").ret == project().ret == 0
+    pytester.makepyfile(test_model=bare.replace("clean, fgsm", "clean"))
+    said = project().stdout.str()
+    assert "The baseline has columns that were not asked now." in said
+    assert "missing, and in the baseline: digits: fgsm" in said
+
+
 def test_mistakes_are_named(project, pytester):
     """A data set, a rule, a thing that is no model, a net that the weights do not fit, a module that is broken."""
     pytester.makepyfile(
