@@ -49,7 +49,7 @@ conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on p
 power: $(VENV)/.installed-dev  ## Simulate gates: false alarms and power, in docs/ci.md (minutes)
 	@$(BIN)/python -m tests.conformance.power
 
-planted: $(VENV)/.installed-dev  ## Gate models with planted weaknesses, in docs/ci.md (minutes; with CONFORMANCE_DATA an hour)
+planted: $(VENV)/.installed-dev  ## Gate models with planted weaknesses, in docs/ci.md (minutes; half an hour with CONFORMANCE_DATA)
 	@$(BIN)/python -m tests.conformance.planted
 
 clean:  ## Remove what make and the tools made; records in results/ stay

@@ -2,7 +2,7 @@
 
     make planted [CONFORMANCE_DATA=DIR]
 
-On digits in minutes; where the folder of data holds MNIST, on that too (an hour of one core).  Every variant is the
+On digits in minutes; where the folder of data holds MNIST, on that too (half an hour of one core).  Every variant is the
 file planted_model.py with one line changed, trained and attacked by `bench run` into a ledger of its own under
 results/planted, where an interrupted comparison goes on, and gated by `bench gate` against the unchanged one.
 """
@@ -100,17 +100,22 @@ def folder(name: str, variant: Variant, exam: Exam, data: str) -> Path:
     """Where a variant is trained and attacked; `bench run` skips what is there."""
     where = HERE / name / re.sub(r"[^a-z0-9]+", "-", variant.what)
     where.mkdir(parents=True, exist_ok=True)
+    (where / MODEL.name).write_text(source_of(variant))
+    words = ["--plugin", MODEL.name, "--seeds", variant.seeds, "--executor", "inline"]
+    words += ["--data", str(Path(data).resolve())] if data else []
+    bench(where, "run", *exam.words, *words)
+    return where
+
+
+def source_of(variant: Variant) -> str:
+    """The model's file with the variant's line."""
     source = MODEL.read_text()
     if variant.line[0]:
         key, value = variant.line
         source, count = re.subn(rf"^{key} = .*?(  #|$)", rf"{key} = {value}\1", source, flags=re.MULTILINE)
         if count != 1:
             raise SystemExit(f"{MODEL.name} has {count} lines that set {key}; expected one")
-    (where / MODEL.name).write_text(source)
-    words = ["--plugin", MODEL.name, "--seeds", variant.seeds, "--executor", "inline"]
-    words += ["--data", str(Path(data).resolve())] if data else []
-    bench(where, "run", *exam.words, *words)
-    return where
+    return source
 
 
 def rows_of(variant: Variant, good: Path, now: Path) -> list[tuple[str, ...]]:
