@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench conformance clean
+.PHONY: help quickstart test chromium docs bench conformance power planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -45,6 +45,12 @@ bench: $(VENV)/.installed-dev  ## Time what must be fast
 conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
 	@$(PIP) --no-build-isolation --editable '.[conformance]'
 	@$(BIN)/python -m tests.conformance.compare
+
+power: $(VENV)/.installed-dev  ## Simulate gates: false alarms and power, in docs/ci.md (minutes)
+	@$(BIN)/python -m tests.conformance.power
+
+planted: $(VENV)/.installed-dev  ## Gate models with planted weaknesses, in docs/ci.md (minutes; half an hour with CONFORMANCE_DATA)
+	@$(BIN)/python -m tests.conformance.planted
 
 clean:  ## Remove what make and the tools made; records in results/ stay
 	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks

@@ -6,6 +6,7 @@ import io
 import subprocess
 import tarfile
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,7 +17,7 @@ from bench.exam import digest
 from bench.files import write_atomically
 from bench.ledger import Ledger
 from bench.records import Hash
-from bench.standing import Model, Question, Standing, Standings
+from bench.standing import Cost, Model, Question, Standing, Standings
 
 
 class _Document(BaseModel):
@@ -73,27 +74,51 @@ class Entry(_Document):
         )  # fmt: skip
 
 
+class CostEntry(_Document):
+    """What a model costs, in plain values."""
+
+    defense: str
+    net: str
+    trained_on: str
+    trained_for: str
+    seed: int
+    training: Annotated[int, Field(ge=0)]
+    forward: Annotated[int, Field(ge=0)] | None
+
+
 class Baseline(_Document):
     """The file."""
 
     schema_: Literal["rampart/baseline-1"] = Field("rampart/baseline-1", alias="schema")
-    digest: Hash  # of the entries: a change by hand or by accident is seen
+    digest: Hash  # of the entries and costs: a change by hand or by accident is seen
     entries: list[Entry]
+    costs: list[CostEntry] = []  # files of older versions have none
 
     @model_validator(mode="after")
     def _unchanged(self) -> Baseline:
-        if self.digest != digest([e.model_dump() for e in self.entries]):
+        if self.digest != _digest(self.entries, self.costs):
             raise ValueError("the digest is not that of the entries: something was changed")
         return self
+
+
+def _digest(entries: list[Entry], costs: list[CostEntry]) -> str:
+    return digest([e.model_dump() for e in (*entries, *costs)])
 
 
 def record(standings: Standings, path: Path) -> None:
     """Write the baseline file of these standings."""
     entries = [Entry.of(s) for s in standings.every]
-    made = Baseline(digest=digest([e.model_dump() for e in entries]), entries=entries)
-    rows = ",\n".join(e.model_dump_json() for e in entries)  # a line an entry: a change shows in a diff
-    text = f'{{"schema":"{made.schema_}","digest":"{made.digest}","entries":[\n{rows}\n]}}\n'
+    costs = [CostEntry(**asdict(c)) for c in standings.costs]
+    made = Baseline(digest=_digest(entries, costs), entries=entries, costs=costs)
+    lists = [",\n".join(e.model_dump_json() for e in some) for some in (entries, costs)]  # a change shows in a diff
+    text = f'{{"schema":"{made.schema_}","digest":"{made.digest}","entries":[\n{lists[0]}\n]'
+    text += f',"costs":[\n{lists[1]}\n]}}\n' if costs else "}\n"
     write_atomically(path, text.encode())
+
+
+def recordable(where: str, standings: Standings) -> bool:
+    """Whether the first baseline can be written where it was looked for: a name that only a file has."""
+    return where.endswith(".json") and not where.startswith("git:") and bool(standings.every)
 
 
 def read(where: str) -> Standings | None:
@@ -114,7 +139,7 @@ def _read(path: Path, where: str) -> Standings | None:
     except OSError as error:
         raise IncompleteError(f"--baseline {where}: cannot read it: {error.strerror}") from error
     try:
-        entries = Baseline.model_validate_json(content).entries
+        found = Baseline.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
@@ -122,7 +147,8 @@ def _read(path: Path, where: str) -> Standings | None:
             f"--baseline {where} is not a baseline that this version reads: {place}: {first['msg']}; "
             "expected what bench gate --record wrote"
         ) from error
-    return Standings(tuple(e.standing for e in entries))
+    costs = tuple(Cost(**c.model_dump()) for c in found.costs)
+    return Standings(tuple(e.standing for e in found.entries), costs=costs)
 
 
 def _from_git(where: str, folder: Path) -> Path:

@@ -296,21 +296,29 @@ def _record(now: Standings, file: str, ledger: str, *, as_json: bool) -> None:
 
 
 def _gate(
-    now: Standings, where: str, ledger: str, *, max_drop: float, alpha: float, strict: bool, no_doubts: bool,
-    junit: str, markdown: str, github: bool, as_json: bool,
+    now: Standings, where: str, ledger: str, *, strict: bool, junit: str, markdown: str, github: bool, as_json: bool,
+    **rules: Any,
 ) -> None:  # fmt: skip
     """Compare, say so everywhere it is asked for, and exit."""
     from bench import baseline, gate_report
-    from bench.gate import Rules, compare
+    from bench.gate import Rules, check_order, compare
+    from bench.ledger import Ledger
     from bench.report import print_rich
 
     before = baseline.read(where)
     if before is None:
-        _say(f"There is no baseline at {where} yet. To record one: bench gate --ledger {ledger} --record FILE")
+        recorded = where if baseline.recordable(where, now) and not strict else ""
+        how = "it is recorded" if recorded else f"to record one: bench gate --ledger {ledger} --record FILE"
+        _say(f"There is no baseline at {where} yet; {how}")
+        if recorded:
+            baseline.record(now, Path(where))
         if as_json:
-            _print_json({"schema": "rampart/gate-1", "verdict": "there is no baseline", "exit_code": 4 * strict})
+            none = {"verdict": "there is no baseline", "exit_code": 4 * strict, "recorded": recorded}
+            _print_json({"schema": "rampart/gate-1", **none})
         sys.exit(4 if strict else 0)
-    report = compare(before, now, Rules(max_drop, alpha, strict, no_doubts))
+    report = compare(before, now, Rules(strict=strict, **rules))
+    if report.rules.sequential:
+        check_order(report, Ledger(Path(ledger)))
     gate_report.write(report, junit=junit, markdown=markdown, github=github)
     if as_json:
         _print_json(gate_report.document(report))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import unicodedata
@@ -20,10 +21,11 @@ from bench.files import write_atomically
 from bench.gate import Comparison, Report
 
 if TYPE_CHECKING:
+    from bench.gate import Rise, Rules
     from bench.standing import Standing
 
-ORDER = {"regressed": 0, "inconclusive": 1, "held": 2}
-STYLES = {"regressed": "bold red", "inconclusive": "yellow", "held": "green"}
+ORDER = {"regressed": 0, "inconclusive": 1, "go on": 1, "held": 2, "no worse": 2}
+STYLES = {"regressed": "bold red", "inconclusive": "yellow", "go on": "yellow", "held": "green", "no worse": "green"}
 MOST = 1_048_576  # bytes of a job's summary, of which GitHub shows no more
 SHOWN = 10  # missing or new ones that are named for a person; the JSON names all
 HEADS = ("verdict", "what", "before", "now", "drop", "p", "seen from", "n")
@@ -47,14 +49,17 @@ def table(report: Report) -> Table:
 def sentences(report: Report) -> Iterator[str]:
     """What a person must know beside the table."""
     rules, made = report.rules, report.comparisons
+    tested = len(made) + (len(report.missing) if rules.sequential else 0)
+    seen = "settled by now" if rules.sequential else "seen with 80 % power"
     yield (
         f"Accuracies in %, drops in points. p: of a drop of no more than {_points(rules.margin)} points, adjusted for "
-        f"{len(made)} comparisons (Holm); alpha {rules.alpha:g}. seen from: the smallest drop that would have been "
-        "seen with 80 % power."
+        f"{tested} comparisons (Holm); alpha {rules.alpha:g}. seen from: the smallest drop that would have been {seen}."
     )
     for question in dict.fromkeys(c.question for c in made):
         yield f"Answered for {sum(c.question == question for c in made)}: {question}."
-    if fewer := [c for c in made if c.fewer]:
+    if rules.sequential and made:
+        yield from _settled(report)
+    elif fewer := [c for c in made if c.fewer]:
         yield f"On fewer images than the baseline has: {_some([f'{c.name} ({c.n:,})' for c in fewer])}."
     if report.missing:
         yield f"Not here, and in the baseline: {_some(report.missing)}."
@@ -66,7 +71,40 @@ def sentences(report: Report) -> Iterator[str]:
         yield f"Passed over, since a later training has the same name: {_some(report.older)}."
     for what, doubt in report.doubts:
         yield f"Forbidden doubt: {what}: {doubt}."
+    for what, doubt in report.fresh:
+        yield f"A doubt that the baseline does not have: {what}: {doubt}."
+    for rise in report.costs:
+        if rise.too_much or rise.now != rise.before:
+            yield f"Cost: {_dearer(rise, rules)}."
     yield verdict(report)
+
+
+def _settled(report: Report) -> Iterator[str]:
+    """How many images settled what, and how many were saved."""
+    done = [c.settled_after for c in report.comparisons if c.settled_after is not None]
+    if done and not max(done):
+        yield f"Settled: {len(done)} of {len(report.comparisons)}, whose weights are the baseline's."
+    elif done:
+        planned = max(c.planned for c in report.comparisons)
+        every = len(done) == len(report.comparisons)
+        saved = f": {planned - max(done):,} of them need not be asked" if every and max(done) < planned else ""
+        yield (
+            f"Settled: {len(done)} of {len(report.comparisons)}, the last of them by the first {max(done):,} images "
+            f"of the {planned:,} that the baseline has{saved}."
+        )
+    if waiting := [c for c in report.comparisons if c.verdict == "go on"]:
+        most = max(c.n for c in waiting)
+        more = any(c.n < c.planned for c in waiting)
+        hint = f"ask more, as bench run -n {2 * most}" if more else "the baseline has no more"
+        unbounded = "" if report.rules.max_drop else "; without --max-drop only a gain is settled as no worse"
+        yield f"Not settled by {most:,} images: {_some([c.name for c in waiting])}: {hint}{unbounded}."
+
+
+def _dearer(rise: Rise, rules: Rules) -> str:
+    """A model's cost in a sentence."""
+    percent = f"{rise.percent:+.1f} %" if math.isfinite(rise.percent) else "from nothing"
+    allowed = f"more than the {rules.max_cost_rise:g} % that are tolerated" if rise.too_much else "tolerated"
+    return f"{printable(rise.name)}: {rise.what}: {rise.before:,.0f} before, {rise.now:,.0f} now ({percent}, {allowed})"
 
 
 def verdict(report: Report) -> str:
@@ -76,10 +114,13 @@ def verdict(report: Report) -> str:
         return "Nothing could be compared: this ledger and the baseline have no column of a model in common."
     parts = [f"{len(regressed)} of {len(made)} comparisons regressed"] if regressed else []
     parts += [f"{len(report.doubts)} forbidden doubts"] if report.doubts else []
-    parts += [f"{len(report.inconclusive)} of {len(made)} inconclusive"] if report.inconclusive else []
+    parts += [f"{len(report.dearer)} of {len(report.costs)} costs rose too much"] if report.dearer else []
+    unsure = "not settled yet" if report.rules.sequential else "inconclusive"
+    parts += [f"{len(report.inconclusive)} of {len(made)} {unsure}"] if report.inconclusive else []
     parts += [f"{len(report.missing)} missing"] if report.missing else []
+    parts += [f"{len(report.fresh)} new doubts"] if report.fresh else []
     if not parts:
-        return f"All {len(made)} comparisons held."
+        return f"All {len(made)} comparisons {'are settled: no worse' if report.rules.sequential else 'held'}."
     joined = ", ".join(parts)
     passed = "" if report.exit_code else "; not a failure without --strict"
     return f"{joined[0].upper()}{joined[1:]}{passed}."
@@ -132,12 +173,17 @@ def junit_xml(report: Report) -> bytes:
     for c in report.comparisons:
         case = _case(suite, c.name)
         if c.verdict == "regressed":
-            _outcome(case, "failure", c.verdict, _said(c))
+            _outcome(case, "failure", c.verdict, said(c))
         elif id(c) in unsure:
-            _outcome(case, "failure" if strict else "skipped", "inconclusive", _said(c))
-        ET.SubElement(case, "system-out").text = printable(_said(c))
+            kind = "go on" if c.verdict == "go on" else "inconclusive"
+            _outcome(case, "failure" if strict else "skipped", kind, said(c))
+        ET.SubElement(case, "system-out").text = printable(said(c))
     for s in report.missing:
         _outcome(_case(suite, str(s)), "failure" if strict else "skipped", "missing", "in the baseline, and not here")
+    for rise in report.costs:
+        case = _case(suite, f"{rise.name}: {rise.what}")
+        if rise.too_much:
+            _outcome(case, "failure", "cost", _dearer(rise, report.rules))
     for what, doubt in report.doubts:
         _outcome(_case(suite, f"{what}: no doubts"), "failure", "doubt", doubt)
     for name, tag in (("tests", "testcase"), ("failures", "testcase/failure"), ("skipped", "testcase/skipped")):
@@ -164,10 +210,16 @@ def document(report: Report) -> dict[str, Any]:
     return {
         "schema": "rampart/gate-1", "verdict": verdict(report), "exit_code": report.exit_code,
         "max_drop": rules.max_drop, "alpha": rules.alpha, "strict": rules.strict, "no_doubts": rules.no_doubts,
+        "sequential": rules.sequential, "max_cost_rise": rules.max_cost_rise, "forbidden": list(rules.forbidden),
         "comparisons": [_facts(c) for c in report.comparisons],
         "missing": list(map(_named, report.missing)), "new": list(map(_named, report.new)),
         "older": list(map(_named, report.older)),
         "doubts": [{"what": what, "doubt": doubt} for what, doubt in report.doubts],
+        "new_doubts": [{"what": what, "doubt": doubt} for what, doubt in report.fresh],
+        "costs": [
+            {"name": r.name, "what": r.what, "before": r.before, "now": r.now, "too_much": r.too_much}
+            for r in report.costs
+        ],
     }  # fmt: skip
 
 
@@ -181,7 +233,7 @@ def _facts(c: Comparison) -> dict[str, Any]:
         "weights_before": [s.weights for s in c.before], "weights_now": [s.weights for s in c.now],
         "accuracy_before": c.accuracy_before, "accuracy_now": c.accuracy_now, "drop": c.drop,
         "lost": c.lost, "gained": c.gained, "p_value": c.p_value, "p_value_holm": c.adjusted,
-        "smallest_drop_seen": c.smallest,
+        "smallest_drop_seen": c.smallest, "settled_after": c.settled_after, "p_value_no_worse": c.p_no_worse,
     }  # fmt: skip
 
 
@@ -193,13 +245,18 @@ def annotations_of(report: Report) -> Iterator[str]:
     """Lines that GitHub shows at the job: an error for each failure, a warning for what is not sure."""
     unsure = "error" if report.rules.strict else "warning"
     for c in report.regressed:
-        yield _annotation("error", "Robustness regressed", f"{c.name}: {_said(c)}")
+        yield _annotation("error", "Robustness regressed", f"{c.name}: {said(c)}")
     for c in report.inconclusive:
-        yield _annotation(unsure, "Robustness inconclusive", f"{c.name}: {_said(c)}")
+        title = "not settled" if report.rules.sequential else "inconclusive"
+        yield _annotation(unsure, f"Robustness {title}", f"{c.name}: {said(c)}")
     if report.missing:
         yield _annotation(unsure, "Robustness missing", f"in the baseline, not here: {_some(report.missing)}")
     for what, doubt in report.doubts:
         yield _annotation("error", "Forbidden doubt", f"{what}: {doubt}")
+    for what, doubt in report.fresh:
+        yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
+    for rise in report.dearer:
+        yield _annotation("error", "Cost rose", _dearer(rise, report.rules))
     if not report.comparisons:
         yield _annotation("error", "Nothing compared", verdict(report))
 
@@ -239,15 +296,24 @@ def _row(c: Comparison) -> tuple[str, ...]:
     p = "<0.0001" if c.adjusted < 1e-4 else f"{c.adjusted:.4f}"
     seen = "none" if c.smallest is None else _points(c.smallest)
     before, now = (f"{100 * share:.1f}" for share in (c.accuracy_before, c.accuracy_now))
-    return c.verdict, c.name, before, now, f"{_points(c.drop)}{changed}", p, seen, f"{c.n:,}{'!' if c.fewer else ''}"
+    return c.verdict, c.name, before, now, f"{_points(c.drop)}{changed}", p, seen, _images(c)
 
 
-def _said(c: Comparison) -> str:
+def _images(c: Comparison) -> str:
+    """How many were compared: `200!` are fewer than the baseline has; or `200 of 500`, and how many settled it."""
+    if c.p_no_worse is None:
+        return f"{c.n:,}{'!' if c.fewer else ''}"
+    settled = "" if c.settled_after is None else f", settled by {c.settled_after:,}"
+    return f"{c.n:,} of {c.planned:,}{settled}"
+
+
+def said(c: Comparison) -> str:
     """A comparison in a sentence."""
     _, _, before, now, drop, p, seen, n = _row(c)
+    fewer = "; fewer images than the baseline has" if c.fewer and c.p_no_worse is None else ""
     return (
         f"{before} % before, {now} % now, {drop} points lower on {n.rstrip('!')} images (p {p}, {c.question}); "
-        f"a drop would have been seen from {seen} points on{'; fewer images than the baseline has' if c.fewer else ''}"
+        f"a drop would have been seen from {seen} points on{fewer}"
     )
 
 

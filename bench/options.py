@@ -134,6 +134,12 @@ def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[i
         raise click.BadParameter(f"expected {expected}, not {value!r}", param=param) from None
 
 
+def _words(_ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(value.strip() for value in values):
+        raise click.BadParameter("expected some words of a doubt; --no-doubts forbids them all", param=param)
+    return values
+
+
 def _weights(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
     chosen = tuple(w for w in value.split(",") if w)
     for name in chosen:
@@ -167,6 +173,12 @@ def gate_options(command: Any) -> Any:
         option("--markdown", default="", metavar="FILE", help="write a page of Markdown"),
         option("--junit", default="", metavar="FILE", help="write JUnit XML, a case a comparison"),
         option("--no-doubts", is_flag=True, help="a doubt about a number that is compared fails too"),
+        option("--forbid-doubt", "forbidden", multiple=True, type=Recipes(), metavar="WORDS", callback=_words,
+               help="a doubt that holds these words fails too; may be given several times"),
+        option("--max-cost-rise", type=Number(0.0, 1e6, ends=True), metavar="PERCENT",
+               help="how much more training passes, or multiply-adds of a forward, may become; default: any"),
+        option("--sequential", is_flag=True,
+               help="valid at every look at a ledger that grows: regressed, no worse, or go on"),
         option("--strict", is_flag=True, help="what is inconclusive or missing fails too, with exit code 4"),
         option("--alpha", type=Number(0.0, 1.0), default=0.05, show_default=True,
                help="how often a false alarm is accepted, over all comparisons"),

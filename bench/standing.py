@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from bench.exam import CLEAN
 from bench.outcomes import fallen_within
-from bench.records import ColumnCard, ExamCard, Record, TrainingRecord
+from bench.records import ColumnCard, Document, ExamCard, Record, TrainingRecord
 
 if TYPE_CHECKING:
     from bench.ledger import Ledger
@@ -74,22 +74,52 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a model costs, counted and not timed: the same on every machine."""
+
+    CURRENCIES: ClassVar[dict[str, str]] = {
+        "training": "training passes of an image, forwards and backwards",
+        "forward": "multiply-adds of a forward of an image",
+    }
+
+    defense: str
+    net: str
+    trained_on: str
+    trained_for: str
+    seed: int
+    training: int
+    forward: int | None  # None where it was not counted
+
+    @property
+    def method(self) -> tuple[str, ...]:
+        """What is matched: all but the seed."""
+        return self.defense, self.net, self.trained_on, self.trained_for
+
+    @property
+    def called(self) -> str:
+        """For a person."""
+        return f"{self.defense} on {self.net}"
+
+
+@dataclass(frozen=True)
 class Standings:
     """All that a ledger or a baseline says.  older: of results with one name the latest counts; these do not."""
 
     every: tuple[Standing, ...]
     older: tuple[Standing, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
     @classmethod
     def of(cls, ledger: Ledger) -> Standings:
         """What the documents of a ledger say; IntegrityError where one is damaged."""
         latest: dict[tuple[Model, Question], Standing] = {}
         older = []
-        for found in sorted(_standings(ledger), key=lambda s: (s.made, s.weights)):
+        documents = list(ledger.all())
+        for found in sorted(_standings(ledger, documents), key=lambda s: (s.made, s.weights)):
             if (before := latest.get(found.name)) is not None and before.weights != found.weights:
                 older.append(before)
             latest[found.name] = found
-        return cls(tuple(sorted(latest.values(), key=_order)), tuple(older))
+        return cls(tuple(sorted(latest.values(), key=_order)), tuple(older), tuple(_costs(documents)))
 
 
 def _order(standing: Standing) -> tuple[str, ...]:
@@ -106,8 +136,15 @@ class _Cell(NamedTuple):
     made: str
 
 
-def _standings(ledger: Ledger) -> Iterator[Standing]:
-    documents = list(ledger.all())
+def _costs(documents: Sequence[Document]) -> Iterator[Cost]:
+    """Of the latest training of each name."""
+    trainings = sorted((t for t in documents if isinstance(t, TrainingRecord)), key=lambda t: (t.made, t.key))
+    latest = {(t.label, t.net_label, t.dataset, t.threat, t.seed): t for t in trainings}
+    for name, t in sorted(latest.items()):
+        yield Cost(*name, training=t.cost.forwards + t.cost.backwards, forward=t.macs)
+
+
+def _standings(ledger: Ledger, documents: Sequence[Document]) -> Iterator[Standing]:
     makers: dict[tuple[str, str], dict[Model, str]] = {}
     for t in documents:
         if isinstance(t, TrainingRecord):

@@ -148,7 +148,8 @@ def test_a_net_that_gives_no_logits_is_named(place: Place) -> None:
 
 def test_fickle_models_and_models_that_mix_images_are_doubted(place: Place) -> None:
     """A net that is random or looks at neighbours without saying so gets the doubt; an honest one has none."""
-    for net, doubt in (("tiny", []), ("moody", [MIXES]), ("moody(sd=0.1)", [FICKLE]), ("noisy", [])):
+    mixing = [("moody", [MIXES]), ("forgetful", [MIXES])]
+    for net, doubt in (("tiny", []), *mixing, ("moody(sd=0.1)", [FICKLE]), ("noisy", [])):
         records = go(place, replace(ASK, net=net, defenses=("untrained",))).records
         assert records
         assert all(r.doubts == doubt for r in records)

@@ -43,6 +43,17 @@ def moody(*, classes: int, channels: int, size: int, sd: float = 0.0) -> nn.Modu
 
 
 @net()
+def forgetful(*, classes: int, channels: int, size: int) -> nn.Module:
+    """A linear model on images that are normalised by the statistics of their batch: left in train mode."""
+
+    class Forgetful(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.batch_norm(x, None, None, training=True)
+
+    return nn.Sequential(Forgetful(), nn.Flatten(), nn.Linear(channels * size * size, classes))
+
+
+@net()
 def broken(*, classes: int, channels: int, size: int) -> nn.Module:
     """Cannot be built."""
     raise ZeroDivisionError("built")
