@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_ledger import ledger as ledger_commands
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
@@ -174,6 +175,9 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
         _record(now, record, ledger, as_json=as_json)
     else:
         _gate(now, baseline, ledger, as_json=as_json, **options)
+
+
+cli.add_command(ledger_commands)
 
 
 @cli.command(cls=Command)

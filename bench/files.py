@@ -9,7 +9,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -143,12 +143,15 @@ def range_locked(path: Path, first: int, last: int, *, wait: bool) -> Iterator[b
                 return
 
 
-def remove_lock(path: Path) -> bool:
-    """Remove the file of a lock that nobody holds; whether it was."""
+def remove_lock(path: Path, first: Callable[[], object] = lambda: None) -> bool:
+    """Remove the file of a lock that nobody holds, and while it is held do something first; whether it was."""
     try:
         with path.open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _still_there(file, path):
+                return False
+            first()
             path.unlink()
     except OSError:
         return False
