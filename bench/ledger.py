@@ -22,7 +22,6 @@ from bench.records import (
     ExamCard,
     Record,
     TrainingRecord,
-    of_other_version,
     read_document,
     write_document,
 )
@@ -36,12 +35,8 @@ if TYPE_CHECKING:
     from bench.exam import Column, Dataset
     from bench.threat import ThreatModel
 
+_HASH = re.compile("[0-9a-f]{64}")
 D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard)
-
-
-def is_hash(name: str) -> bool:
-    """Whether a name is a sha256."""
-    return re.fullmatch("[0-9a-f]{64}", name) is not None
 
 
 @dataclass(frozen=True)
@@ -105,32 +100,25 @@ class Ledger:
 
     def of(self, key: str, kind: type[D]) -> list[D]:
         """The documents under a key, in the order of their hashes."""
-        return [d for d in map(read_file, sorted((self.root / key).glob("*.json"))) if isinstance(d, kind)]
+        return [d for d in map(self._read, sorted((self.root / key).glob("*.json"))) if isinstance(d, kind)]
 
     def all(self) -> Iterator[Document]:
         """Every document, in a fixed order."""
         for path in sorted(self.root.glob("*/*.json")):
-            if is_hash(path.parent.name) and is_hash(path.stem):  # other files are not ours
-                yield read_file(path)
+            if _HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem):  # other files are not ours
+                yield self._read(path)
 
-
-class OtherVersionError(IntegrityError):
-    """A document that is as it was written, by a version that writes what this one does not read."""
-
-
-def read_file(path: Path) -> Document:
-    """The document of a file, checked: its name, its schema and the folder that it lies in."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise IncompleteError(f"cannot read {path}: {error.strerror}") from error
-    if hashlib.sha256(content).hexdigest() != path.stem:
-        raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
-    try:
-        document = read_document(content)
-    except ValueError as error:
-        kind = OtherVersionError if of_other_version(error) else IntegrityError
-        raise kind(f"{path} is not a record that this version reads: {error}") from error
-    if document.key != path.parent.name:
-        raise IntegrityError(f"{path} lies in the folder of another cell; its own is {document.key}")
-    return document
+    def _read(self, path: Path) -> Document:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise IncompleteError(f"cannot read {path}: {error.strerror}") from error
+        if hashlib.sha256(content).hexdigest() != path.stem:
+            raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
+        try:
+            document = read_document(content)
+        except ValueError as error:
+            raise IntegrityError(f"{path} is not a record that this version reads: {error}") from error
+        if document.key != path.parent.name:
+            raise IntegrityError(f"{path} lies in the folder of another cell; its own is {document.key}")
+        return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,11 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from bench.errors import IncompleteError, IntegrityError
+from bench.errors import IncompleteError
 from bench.exam import digest
 from bench.files import INCOMING, sweep
-from bench.ledger import OtherVersionError, is_hash, read_file
-from bench.records import ColumnCard, DatasetCard, Document, ExamCard, Record, TrainingRecord
+from bench.records import (
+    ColumnCard,
+    DatasetCard,
+    Document,
+    ExamCard,
+    Record,
+    TrainingRecord,
+    of_other_version,
+    read_document,
+)
 
 if TYPE_CHECKING:
     from bench.ledger import Ledger
@@ -35,7 +44,7 @@ class Finding:
     said: str
 
     def __str__(self) -> str:
-        return self.said if self.path in self.said else f"{self.path}: {self.said}"
+        return f"{self.path}: {self.said}"
 
 
 @dataclass(frozen=True)
@@ -87,29 +96,29 @@ def _folder(path: Path) -> Folder:
     return Folder(path, tuple(found[".json"]), tuple(found[".safetensors"]), tuple(found[""]))
 
 
+def is_hash(name: str) -> bool:
+    """Whether a name is a sha256."""
+    return re.fullmatch("[0-9a-f]{64}", name) is not None
+
+
 def read(path: Path) -> Document | Finding:
     """The document of a file, or what is wrong with it."""
+    content = read_bytes(path)
+    if isinstance(content, Finding):
+        return content
     try:
-        return read_file(path)
-    except OtherVersionError:
-        return Finding("unknown", str(path), "it was written by another version, whose schema this one does not know")
-    except IntegrityError as error:
-        wrong = error.__cause__.errors()[0]["msg"] if isinstance(error.__cause__, ValidationError) else ""
-        said = f"{path} is no record: {wrong}" if wrong else str(error)
-        return Finding("damaged", str(path), said + _line_ends(path))
-    except IncompleteError as error:
-        return Finding("missing", str(path), str(error))
+        document = read_document(content)
+    except ValidationError as error:
+        if of_other_version(error):
+            said = "it was written by another version, whose schema this one does not know"
+            return Finding("unknown", str(path), said)
+        return Finding("damaged", str(path), f"it is no record: {error.errors()[0]['msg']}")
+    if document.key != path.parent.name:
+        return Finding("damaged", str(path), f"it lies in the folder of another cell; its own is {document.key}")
+    return document
 
 
-def _line_ends(path: Path) -> str:
-    """A hint where only the ends of lines were changed, as git does on some systems."""
-    content = path.read_bytes()
-    if b"\r\n" in content and hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == path.stem:
-        return "; only the ends of its lines were changed, as git does without `* -text` in .gitattributes"
-    return ""
-
-
-def read_sidecar(path: Path) -> bytes | Finding:
+def read_bytes(path: Path) -> bytes | Finding:
     """The content of a file that is named by its hash, or what is wrong with it."""
     try:
         content = path.read_bytes()
@@ -117,9 +126,12 @@ def read_sidecar(path: Path) -> bytes | Finding:
         return Finding("missing", str(path), "it is missing, and a record names it")
     except OSError as error:
         return Finding("missing", str(path), f"it cannot be read: {error.strerror}")
-    if hashlib.sha256(content).hexdigest() != path.stem:
-        return Finding("damaged", str(path), "its content does not have the hash that it is named by")
-    return content
+    if hashlib.sha256(content).hexdigest() == path.stem:
+        return content
+    said = "its content does not have the hash that it is named by"
+    if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == path.stem:
+        said += "; only the ends of its lines were changed, as git does without `* -text` in .gitattributes"
+    return Finding("damaged", str(path), said)
 
 
 def fits(record: Record, content: bytes) -> str:
@@ -238,7 +250,7 @@ def check(ledger: Ledger, store: Store | None = None, report: Callable[[int], No
 
 
 def _of_sidecar(record: Record, path: Path) -> Iterator[Finding]:
-    content = read_sidecar(path)
+    content = read_bytes(path)
     if isinstance(content, Finding):
         yield content
     elif said := fits(record, content):
@@ -247,7 +259,7 @@ def _of_sidecar(record: Record, path: Path) -> Iterator[Finding]:
 
 def _of_lone(path: Path, *, readable: bool) -> Iterator[Finding]:
     """A sidecar that no record names; where not all are readable, one may."""
-    content = read_sidecar(path)
+    content = read_bytes(path)
     if isinstance(content, Finding):
         yield content
     elif readable:
@@ -282,7 +294,7 @@ def _unfinished(root: Path) -> Iterator[Finding]:
 def _of_store(store: Store, tensors: dict[str, str]) -> Iterator[Finding]:
     """The weights and bundles that documents name."""
     for name, by in sorted(tensors.items()):
-        content = read_sidecar(store.path(name))
+        content = read_bytes(store.path(name))
         if isinstance(content, Finding):
             said = f"it is missing, and {by} names it" if content.said.startswith("it is missing") else content.said
             yield Finding(content.state, content.path, said)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import IntegrityError, UsageError
 from bench.files import writing
-from bench.ledger_check import FIGURES, Finding, fits, read_sidecar
+from bench.ledger_check import FIGURES, Finding, fits, read_bytes
 from bench.records import DatasetCard, Record, TrainingRecord
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _of_record(record: Record) -> dict[str, Any]:
 
 def _of_images(ledger: Ledger, record: Record, facts: dict[str, Any], labels: list[int]) -> Rows:
     path = ledger.root / record.key / f"{record.images}.safetensors"
-    content = read_sidecar(path)
+    content = read_bytes(path)
     if isinstance(content, Finding) or (said := fits(record, content)):
         raise IntegrityError(str(content) if isinstance(content, Finding) else f"{path}: {said}")
     arrays, fell = ledger.images(record), set(record.fell)

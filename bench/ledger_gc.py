@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bench.errors import IntegrityError, UsageError
 from bench.files import INCOMING, remove_lock, sweep
-from bench.ledger import Ledger, is_hash
-from bench.ledger_check import Finding, folders, read
+from bench.ledger import Ledger
+from bench.ledger_check import Finding, folders, is_hash, read
 from bench.records import TrainingRecord
 from bench.store import Store
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bench.errors import UsageError, nearest
-from bench.ledger import is_hash
+from bench.ledger_check import is_hash
 
 if TYPE_CHECKING:
     from rich.table import Table

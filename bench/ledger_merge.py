@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.errors import UsageError
 from bench.files import INCOMING, write_atomically
 from bench.ledger import Ledger
-from bench.ledger_check import Finding, fits, folders, read, read_sidecar, tensors_of
+from bench.ledger_check import Finding, fits, folders, read, read_bytes, tensors_of
 from bench.records import Document, Record, TrainingRecord
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _copy_sidecar(record: Record, path: Path, place: Path, done: Merged) -> Find
     """Copy a record's sidecar, if it is not there; what is wrong with it."""
     name = f"{record.images}.safetensors"
     there = place.with_name(name)
-    content = read_sidecar(there if there.exists() else path.with_name(name))
+    content = read_bytes(there if there.exists() else path.with_name(name))
     if isinstance(content, Finding):
         return content
     if said := fits(record, content):
@@ -122,7 +122,7 @@ def merge_store(sources: Sequence[Store], ledger: Ledger, store: Store, done: Me
             continue
         found = [source.path(name) for source in sources if name in source]
         for path in found:
-            content = read_sidecar(path)
+            content = read_bytes(path)
             if isinstance(content, Finding):
                 done.refused.append(content)
                 continue
