@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_bisect import bisect
 from bench.cli_ledger import ledger as ledger_commands
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
     Files,
+    Group,
     data_option,
     exam_options,
     gate_options,
@@ -44,7 +46,7 @@ LONG = 600.0  # seconds of one worker, from which on a run announces what it sta
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="rampart-bench", prog_name="bench")
 def cli() -> None:
     r"""Rampart: train a defense, attack it, record what fell, publish the board.
@@ -178,6 +180,7 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
 
 
 cli.add_command(ledger_commands)
+cli.add_command(bisect)
 
 
 @cli.command(cls=Command)

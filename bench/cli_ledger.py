@@ -109,6 +109,7 @@ def merge(sources: tuple[str, ...], ledger: str, from_store: tuple[str, ...], st
     \b
     bench ledger merge other/ledger --ledger results/ledger
     bench ledger merge other/ledger --from-store other/store
+
     Each file is checked before it is copied, and none is overwritten; what is refused is named (exit code 5 where it
     is damaged, 4 where something is missing), and the rest goes on.  git merge and rsync do the same, unchecked.
     """
