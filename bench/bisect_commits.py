@@ -17,21 +17,23 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from bench import baseline
 from bench.bisection import Found, Report, Step, ends, first_bad, judge, lost_columns
 from bench.errors import IncompleteError, RampartError, UsageError
 from bench.exam import digest
-from bench.files import locked
+from bench.files import locked, remove_lock, write_atomically
 from bench.gate import Rules
 from bench.ledger import Ledger
-from bench.ledger_check import Finding, folders, read
+from bench.ledger_check import folders, read
 from bench.records import Record
 from bench.standing import Standings
 
 ENDED_WELL = (0, 3)  # exit codes: 3 is a gate's, which the command may hold
 DAMAGE = 5
+CHECKOUT = "bench-bisect-"  # how the names of temporary folders begin
 SKIP = 125  # as of git bisect run
 
 
@@ -84,8 +86,7 @@ class Repository:
     @contextmanager
     def checked_out(self, commit: str) -> Iterator[Path]:
         """A commit's files, in a folder that is gone afterwards."""
-        _git(self.top, "worktree", "prune")  # of an earlier search that was killed
-        with tempfile.TemporaryDirectory(prefix="bench-bisect-") as folder:
+        with tempfile.TemporaryDirectory(prefix=CHECKOUT) as folder, locked(Path(folder) / "lock"):
             place = Path(folder).resolve() / self.top.name
             self._said("worktree", "add", "--quiet", "--detach", str(place), commit)
             try:
@@ -94,6 +95,16 @@ class Repository:
                 _git(self.top, "worktree", "remove", "--force", str(place))
                 shutil.rmtree(place, ignore_errors=True)
                 _git(self.top, "worktree", "prune")
+
+    def tidy(self) -> None:
+        """Remove the checkouts that killed searches left."""
+        for line in self._said("worktree", "list", "--porcelain").splitlines():
+            folder = Path(line.removeprefix("worktree ")).parent
+            if line.startswith("worktree ") and folder.name.startswith(CHECKOUT):
+                remove_lock(folder / "lock", partial(shutil.rmtree, folder / self.top.name))
+                with suppress(OSError):
+                    folder.rmdir()  # which is empty where nobody held the lock
+        _git(self.top, "worktree", "prune")
 
     def _said(self, *words: str) -> str:
         done = _git(self.top, *words)
@@ -132,6 +143,7 @@ class Search:
         repository = self.repository
         first, last = repository.commit(good, "--good"), repository.commit(bad, "--bad")
         commits = repository.between(first, last)
+        repository.tidy()
         standings, said = self._standings(first)
         if standings is None:
             raise IncompleteError(f"the good commit {repository.title(first)} cannot be judged: {said}")
@@ -254,21 +266,17 @@ class Search:
         return moved if moved != word and Path(moved.rpartition("=")[2]).exists() else word
 
     def _lay_cells(self, place: Path, into: Path) -> int:
-        """Lay known cells into a commit's ledger: those of attacks whose source it has; how many."""
-        sources = self._sources(place)
-        count = 0
+        """Lay known cells into a commit's ledger: those of attacks whose source it has; how many files."""
+        known: list[tuple[str, Path, Path]] = []
         for root in dict.fromkeys([self.ledger, *self.done]):
-            if not root.is_dir():
-                continue
-            for folder in folders(root):
+            for folder in folders(root) if root.is_dir() else ():
                 for path in folder.documents:
-                    document = read(path)
-                    if isinstance(document, Finding) or not isinstance(document, Record):
-                        continue
-                    beside = path.with_name(f"{document.images}.safetensors")
-                    if document.source in sources and beside.is_file():
-                        count += _link(beside, into) + _link(path, into)
-        return count
+                    record = read(path)
+                    if isinstance(record, Record):
+                        known.append((record.source, path, path.with_name(f"{record.images}.safetensors")))
+        sources = self._sources(place) if known else set()
+        here = [(path, beside) for source, path, beside in known if source in sources and beside.is_file()]
+        return sum(_link(beside, into) + _link(path, into) for path, beside in here)
 
     def _sources(self, place: Path) -> set[str]:
         """The hashes of a commit's own Python files, and of the attacks of this installation, where it is not that."""
@@ -290,8 +298,10 @@ def _link(path: Path, into: Path) -> int:
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(path, place)
-    except OSError:
-        shutil.copyfile(path, place)
+    except FileExistsError:
+        return 0
+    except OSError:  # on another file system
+        write_atomically(place, path.read_bytes())
     return 1
 
 

@@ -6,7 +6,7 @@ Every step is an exam, judged beside the good end by the gate's paired test; wha
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -171,11 +171,6 @@ def document(found: Found, **more: Any) -> dict[str, Any]:
             for s in found.steps
         ],
     }  # fmt: skip
-
-
-def renamed(standings: Iterable[Standing], **names: Any) -> Standings:
-    """The same outcomes under a model's name that all steps share."""
-    return Standings(tuple(replace(s, model=s.model._replace(**names)) for s in standings))
 
 
 def _printable(text: str) -> str:

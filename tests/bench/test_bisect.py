@@ -1,10 +1,15 @@
 """The commit or the settings that lowered robustness: searches with planted culprits, and real ones."""
 
 import json
+import os
 import re
+import signal
 import subprocess
+import sys
+import time
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +19,7 @@ from bench.standing import Standings
 from tests.bench.test_gate import NOBODY, standing
 from tests.conftest import TINY
 
+ROOT = Path(__file__).parents[2]
 WORDS = ("bisect", "--net", "tiny", "--plugin", "plugin.py", "--columns", "clean, slow", "--executor", "inline")
 
 
@@ -189,6 +195,33 @@ def test_ends_that_do_not_differ_or_do_not_run(bench, repository, tmp_path):
         done, found = quickly(repository, bench, *texts, words=words)
         assert (done.returncode, found.get("culprits", [])) == (code, []), (texts, done.stderr)
     assert "log.txt" in done.stderr and repository("worktree", "list").count("\n") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_search_that_is_ended(bench, repository, tmp_path, number):
+    """Its command ends with it and no checkout stays; after kill -9 the next search removes what was left."""
+    (tmp_path / "waits.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(30)\n")
+    repository.commit("waits", "15")
+    command = [sys.executable, "-m", "bench", "bisect", "--good", "main~1", "--bad", "main", "--command", "python {}"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "tmp")}
+    (tmp_path / "tmp").mkdir()
+    slow = [word.format(tmp_path / "waits.py") for word in command]
+    with subprocess.Popen(slow, cwd=tmp_path, env=env, stderr=subprocess.DEVNULL) as search:
+        while not (said := "".join(p.read_text() for p in tmp_path.glob("results/bisect/*/log.txt"))).strip():
+            time.sleep(0.02)
+        search.send_signal(number)
+        code = search.wait(20)
+    if number == signal.SIGKILL:
+        assert repository("worktree", "list").count("\n") == 1
+        os.kill(int(said), signal.SIGKILL)
+        ended = subprocess.run([*command[:-1], "false"], cwd=tmp_path, env=env, capture_output=True, check=False)
+        assert ended.returncode == 4
+    else:
+        assert code == 130
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(said), 0)
+    assert repository("worktree", "list").count("\n") == 0
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_mistakes_at_the_search(bench, repository):
