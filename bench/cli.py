@@ -17,10 +17,13 @@ from bench.cli_verify import audit, bundle, verify
 from bench.console import print_json as _print_json
 from bench.console import prints_aside as _prints_aside
 from bench.console import say as _say
+from bench.cli_bisect import bisect
+from bench.cli_ledger import ledger as ledger_commands
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
     Files,
+    Group,
     data_option,
     exam_options,
     gate_options,
@@ -47,7 +50,7 @@ LONG = 600.0  # seconds of one worker, from which on a run announces what it sta
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="rampart-bench", prog_name="bench")
 def cli() -> None:
     r"""Rampart: train a defense, attack it, record what fell, publish the board.
@@ -187,6 +190,10 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, *
         _record(now, record, ledger, as_json=as_json)
     else:
         _gate(now, baseline, ledger, as_json=as_json, **options)
+
+
+cli.add_command(ledger_commands)
+cli.add_command(bisect)
 
 
 @cli.command(cls=Command)

@@ -6,26 +6,37 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from bench.errors import IncompleteError
 
+INCOMING = ".incoming"  # the folder of a ledger or store in which files lie until they are whole
+_MINE = f".{re.sub('[^A-Za-z0-9-]', '-', os.uname().nodename)[:64]}."  # how temporary files of this machine begin
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that no reader, and no crash, ever sees a part of it."""
+
+@contextlib.contextmanager
+def writing(path: Path, via: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes its place when the block ends well, and else is gone.
+
+    No reader, and no crash, ever sees a part of it.  via: the folder where it lies meanwhile, of the same file system;
+    else the one that it is for.  What killed processes left there is removed.
+    """
+    folder = via or path.parent
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        file, name = _begin(folder)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
+            with file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+                os.chmod(name, 0o644)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(name, path)  # before the lock ends
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
@@ -37,22 +48,78 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
-def write_once(path: Path, content: bytes) -> None:
-    """Write a file that is named by its content, unless it is there and whole."""
+def write_atomically(path: Path, content: bytes, via: Path | None = None) -> None:
+    """Write a file so that no reader, and no crash, ever sees a part of it; via: as of `writing`."""
+    with writing(path, via) as file:
+        file.write(content)
+
+
+def _begin(folder: Path) -> tuple[IO[bytes], str]:
+    """A temporary file and its name; a lock on it says that its writer lives."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=_MINE, suffix=".part")
+        file = os.fdopen(handle, "wb")
+        with contextlib.suppress(OSError):  # where a file system has no locks, age decides
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file, name
+        file.close()  # another process swept it away before it was locked
+
+
+def sweep(folder: Path, age: float = 86400.0, *, delete: bool = True) -> list[Path]:
+    """Remove the temporary files that killed processes left in a folder, and name them; those of the living stay.
+
+    A writer of this machine holds a lock for as long as it lives.  Those of other machines, whose locks may not be seen
+    here, must be so many seconds old.
+    """
     try:
+        names = [e.path for e in os.scandir(folder) if e.name.startswith(".") and e.name.endswith(".part")]
+    except OSError:  # there is no such folder
+        return []
+    return [Path(name) for name in names if _abandoned(name, age, delete=delete)]
+
+
+def _abandoned(name: str, age: float, *, delete: bool) -> bool:
+    try:
+        with open(name, "r+b") as file:
+            about = os.fstat(file.fileno())
+            mine, old = os.path.basename(name).startswith(_MINE), time.time() - about.st_mtime > age
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:
+                mine = False
+            if not (mine or old) or not os.path.samestat(about, os.stat(name)):
+                return False
+            if delete:  # while the lock is held: a writer that has not locked it yet sees that it is gone
+                os.unlink(name)
+    except OSError:  # it took its place meanwhile, or is another user's
+        return False
+    return True
+
+
+def write_once(path: Path, content: bytes, via: Path | None = None) -> None:
+    """Write a file that is named by its content, unless it is there and whole; then it counts as new."""
+    with contextlib.suppress(OSError):
         if path.read_bytes() == content:
+            with contextlib.suppress(OSError):  # of another user, or on a disk that is only read
+                os.utime(path)  # what nobody refers to is removed by age, and something may soon refer to this
             return
-    except OSError:
-        pass
-    write_atomically(path, content)
+    write_atomically(path, content, via)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock that other processes of this machine respect; it ends with the process, however that ends."""
-    with _lock_file(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    while True:
+        with _lock_file(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if _still_there(file, path):
+                yield
+                return
 
 
 @contextlib.contextmanager
@@ -62,15 +129,41 @@ def range_locked(path: Path, first: int, last: int, *, wait: bool) -> Iterator[b
     Gives whether they are held: without `wait` they are not, where another process has some of them.  The lock ends
     with the process, however that ends.  It is the process's: it says nothing within one.
     """
-    with _lock_file(path) as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), last - first + 1, first)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise IncompleteError(f"cannot lock {path}: {error.strerror}") from error
-            yield False
-        else:
-            yield True
+    while True:
+        with _lock_file(path) as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), last - first + 1, first)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise IncompleteError(f"cannot lock {path}: {error.strerror}") from error
+                yield False
+                return
+            if _still_there(file, path):
+                yield True
+                return
+
+
+def remove_lock(path: Path, first: Callable[[], object] = lambda: None) -> bool:
+    """Remove the file of a lock that nobody holds, and while it is held do something first; whether it was."""
+    try:
+        with path.open("r+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _still_there(file, path):
+                return False
+            first()
+            path.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _still_there(file: IO[str], path: Path) -> bool:
+    """Whether a lock is on the file that others would lock: it may have been removed before it was held."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except OSError:
+        return False
 
 
 def _lock_file(path: Path) -> IO[str]:

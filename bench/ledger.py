@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
-from bench.files import write_once
+from bench.files import INCOMING, sweep, write_once
 from bench.records import (
     ColumnCard,
     DatasetCard,
@@ -47,11 +47,15 @@ class Ledger:
 
     root: Path
 
+    def tidy(self) -> list[Path]:
+        """Remove, and name, what killed processes left of files that they were writing."""
+        return sweep(self.root / INCOMING)
+
     def add(self, document: Document) -> Path:
         """Write a document; the same content twice is one file."""
         content = write_document(document).encode()
         path = self.root / document.key / f"{hashlib.sha256(content).hexdigest()}.json"
-        write_once(path, content)
+        write_once(path, content, self.root / INCOMING)
         return path
 
     def add_cards(self, dataset: Dataset, columns: Mapping[str, Column], threat: ThreatModel, n: int) -> None:
@@ -79,7 +83,7 @@ class Ledger:
         content = save(dict(sorted(arrays.items())))
         name = hashlib.sha256(content).hexdigest()
         path = self.root / key / f"{name}.safetensors"
-        write_once(path, content)
+        write_once(path, content, self.root / INCOMING)
         return name
 
     def images(self, record: Record) -> dict[str, NDArray[np.generic]]:

@@ -16,8 +16,25 @@ from bench.errors import UsageError, nearest
 MANY = ("--defense", "--plugin", "--attack")  # options that take several values: --defense at trades
 
 
+def _with_lines(text: str | None) -> str | None:
+    """A raw docstring's marks for lines that are kept, as click reads them."""
+    return text and text.replace("\\b\n", "\b\n")
+
+
+class Group(click.Group):
+    """Several commands."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.help = _with_lines(self.help)
+
+
 class Command(click.Command):
     """A command whose options may take several values, whose defaults come from bench.toml and BENCH_* too."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.help = _with_lines(self.help)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write `--defense at trades` as click reads it, and take defaults from ./bench.toml."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bench.exam import Cell, Precision, Training
 from bench.recipe import Access
@@ -180,6 +180,13 @@ _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminato
 def read_document(text: str | bytes) -> Document:
     """A document from its JSON; ValueError says what is wrong with it."""
     return _ANY.validate_json(text)
+
+
+def of_other_version(error: ValueError) -> bool:
+    """Whether a text is no document here only since its schema, or fields of it, are not known to this version."""
+    wrong = error.errors() if isinstance(error, ValidationError) else []
+    newer = [e["type"] == "union_tag_invalid" and str(e["ctx"]["tag"]).startswith("rampart/") for e in wrong]
+    return bool(wrong) and (any(newer) or all(e["type"] == "extra_forbidden" for e in wrong))
 
 
 def write_document(document: Document) -> str:

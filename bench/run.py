@@ -43,6 +43,8 @@ class Summary:
 def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
     summary = Summary()
+    place.ledger.tidy()
+    place.store.tidy()
     trained = _train(exam, place, executor, summary, report)
     if trained:
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import IncompleteError, IntegrityError
-from bench.files import write_once
+from bench.files import INCOMING, sweep, write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,12 @@ class Store:
 
     root: Path
 
+    def tidy(self) -> list[Path]:
+        """Remove, and name, what killed processes left of files that they were writing."""
+        unfinished = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
+        folders = (self.root, self.root / INCOMING, self.root / "histories", *unfinished)
+        return [path for folder in folders for path in sweep(folder)]
+
     def put(self, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
         """Keep tensors; the hash that is returned brings them back.  Equal content is kept once."""
         from safetensors.torch import save
@@ -32,7 +38,7 @@ class Store:
         # Clones: safetensors refuses tensors that share memory, as tied weights do.
         content = save({k: v.detach().cpu().contiguous().clone() for k, v in sorted(tensors.items())}, described)
         name = hashlib.sha256(content).hexdigest()
-        write_once(self.path(name), content)
+        write_once(self.path(name), content, self.root / INCOMING)
         return name
 
     def get(self, name: str) -> dict[str, Tensor]:

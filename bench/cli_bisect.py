@@ -1,0 +1,115 @@
+"""bench bisect: the commit or the settings that lowered a column."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bench.options import Command, Number, exam_options, option, places
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.bisection import Found
+    from bench.gate import Rules
+    from bench.report import Reporter
+
+
+def _bisect_options(command: Any) -> Any:
+    """The options of run but for the defense, which are the exam of each step, and those of the search."""
+    command = places(exam_options(command))
+    command.__click_params__ = [p for p in command.__click_params__ if p.name not in {"defenses", "site"}]
+    for add in (
+        option("--alpha", type=Number(0.0, 1.0), default=0.05, show_default=True,
+               help="how often a false alarm is accepted, in each step"),
+        option("--max-drop", type=Number(0.0, 100.0, ends=True), default=0.0, show_default=True, metavar="POINTS",
+               help="points of accuracy that may be lost"),
+        click.option("--work", default="results/bisect", show_default=True, metavar="DIR",
+                     help="where what was found of each commit is kept"),
+        click.option("--result", default="", metavar="FILE",
+                     help="what the command writes, by bench gate --record; default: what it adds to the ledger"),
+        click.option("--command", default="", metavar="TEXT",
+                     help="examines a commit: 'bench run --defense at --plugin mine.py'; no shell reads it"),
+        click.option("--bad", required=True, metavar="X", help="a commit, or a recipe, that is less robust"),
+        click.option("--good", required=True, metavar="X", help="a commit, or a recipe, that is robust"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
+@click.command(cls=Command)
+@_bisect_options
+def bisect(
+    good: str, bad: str, command: str, result: str, work: str, max_drop: float, alpha: float, as_json: bool,
+    executor: str, workers: int | None, **options: Any,
+) -> None:  # fmt: skip
+    r"""The commit, or the settings, that lowered robustness.
+
+    \b
+    bench bisect --good v1.0 --bad HEAD --command "bench run --defense at --plugin mine.py"
+    bench bisect --good "trades(beta=6.0)" --bad "trades(beta=1.0, epochs=5)" --columns "clean, pgd-20"
+
+    Each step is judged beside the good end by the test of bench gate, on the same images.  With --command commits are
+    examined, each in a checkout of its own; else the settings in which two recipes differ, alone and then together.
+    What was examined before is not examined again.
+    """
+    from bench.bisection import document, table
+    from bench.cli import _prints_aside
+    from bench.gate import Rules
+    from bench.report import print_rich, reporter
+
+    rules = Rules(max_drop, alpha)
+    with _prints_aside(), reporter() as report:
+        say = _sayer(report)
+        if command:
+            found = _commits(good, bad, command, result, work, rules, options, say)
+        else:
+            found = _settings(good, bad, rules, executor, workers, options, report.line, say)
+    if as_json:
+        text = json.dumps(document(found, good=good, bad=bad, command=command), indent=1, ensure_ascii=False)
+        sys.stdout.write(text + "\n")
+    print_rich(table(found.steps))
+    sys.stderr.write(f"{found.sentence}\n")
+    sys.exit(found.exit_code)
+
+
+def _commits(
+    good: str, bad: str, command: str, result: str, work: str, rules: Rules, options: dict[str, Any],
+    say: Callable[[str], None],
+) -> Found:  # fmt: skip
+    from bench.bisect_commits import Repository, Search, words_of
+
+    words = words_of(command)
+    return Search(
+        Repository.here(Path()), words, result, rules, Path(work), Path(options["ledger"]), Path(options["data"]), say
+    ).run(good, bad)
+
+
+def _settings(
+    good: str, bad: str, rules: Rules, executor: str, workers: int | None, options: dict[str, Any],
+    report: Callable[[str], None], say: Callable[[str], None],
+) -> Found:  # fmt: skip
+    from bench.bisect_settings import bisect as bisect_settings
+    from bench.cli import _executor, _resolve
+
+    return bisect_settings(
+        good, bad, lambda text: _resolve({**options, "defenses": (text,)}),
+        lambda exam, place: _executor(executor, workers, exam, place), rules, report, say,
+    )  # fmt: skip
+
+
+def _sayer(report: Reporter) -> Callable[[str], None]:
+    """A line that stays, also beside a line of progress."""
+
+    def say(text: str) -> None:
+        if report.status is not None:
+            report.status.console.print(text, markup=False, highlight=False)
+        else:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+
+    return say

@@ -1,0 +1,89 @@
+"""Two writers of one ledger that are killed at random moments and started again, as a program: DIR RECORDS KILLS SEED.
+
+It prints, as JSON, what was found.  After every kill whatever has a record's name is read and checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from bench.exam import Cell
+from bench.ledger import Ledger
+from bench.records import Record
+from tests.bench.test_ledger import RECORD
+
+
+def write(root: Path, first: int, records: int) -> None:
+    """Start as a run does, and add the records that are not there, each with its sidecar."""
+    ledger = Ledger(root)
+    ledger.tidy()
+    for seed in range(first, first + records):
+        facts = RECORD | {"seed": seed, "asked": list(range(1000)), "fell": [seed % 1000]}
+        named = ("net", "weights", "test", "condition", "threat", "attack", "seed", "precision")
+        facts["key"] = Cell(**{name: facts[name] for name in named}).key
+        if not ledger.of(facts["key"], Record):
+            margins = {"margin": np.full(1000, seed, np.float32)}
+            facts["images"] = ledger.put_images(facts["key"], margins)
+            ledger.add(Record.model_validate(facts))
+
+
+def start(root: Path, first: int, records: int) -> int:
+    """A writer's process."""
+    child = os.fork()
+    if child == 0:
+        write(root, first, records)
+        os._exit(0)
+    return child
+
+
+def check(root: Path) -> set[int]:
+    """The seeds of the records, each of them whole, with its sidecar."""
+    ledger = Ledger(root)
+    found = set()
+    for record in ledger.all():
+        assert isinstance(record, Record) and record.asked == list(range(1000))
+        assert (ledger.images(record)["margin"] == record.seed).all()
+        found.add(record.seed)
+    return found
+
+
+def main(root: Path, records: int, kills: int, seed: int) -> dict[str, int]:
+    """Kill one of the two, start it again, and so on; then let both end."""
+    rng = random.Random(seed)
+    began = time.perf_counter()
+    write(root / "alone", 0, 20)
+    mean = (time.perf_counter() - began) / 20 * 2 * records / (kills + 1)  # so that the kills span the writing
+    shared, left, never = root / "shared", 0, 0
+    writers = [start(shared, side * records, records) for side in (0, 1)]
+    for kill in range(kills):
+        side = rng.randrange(2)
+        time.sleep(rng.uniform(0, mean))
+        os.kill(writers[side], signal.SIGKILL)
+        _, status = os.waitpid(writers[side], 0)
+        never += os.WIFEXITED(status)  # it had ended before
+        left += len(list((shared / ".incoming").glob(".*.part")))
+        if kill % 10 == 0:
+            check(shared)
+        writers[side] = start(shared, side * records, records)
+    codes = [os.waitpid(writer, 0)[1] for writer in writers]
+    during = len(list(shared.rglob("*.part")))
+    Ledger(shared).tidy()
+    found = check(shared)
+    files = [p for p in shared.rglob("*") if p.is_file()]
+    return {
+        "exit_codes": sum(codes), "ended_before": never, "seen_unfinished": left, "left_at_the_end": during,
+        "left_after_a_start": len([p for p in files if p.name.endswith(".part")]),
+        "records": len(found), "files": len(files),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))))  # noqa: T201
