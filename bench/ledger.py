@@ -6,6 +6,7 @@ Two ledgers merge by copying files (git merge, rsync): names never clash and con
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -104,15 +105,30 @@ class Ledger:
         skip: is told of each file that cannot be read, by its path in the ledger, and why; without it the first one
         is an IntegrityError.
         """
-        for path in sorted(self.root.glob("*/*.json")):
-            if not (_HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem)):  # other files are not ours
-                continue
-            try:
-                yield self._read(path)
-            except (IncompleteError, IntegrityError) as error:
-                if skip is None:
-                    raise
-                skip(str(error).replace(f"{self.root}/", ""))
+        for folder in self._folders():
+            for path in self._files(folder):
+                try:
+                    yield self._read(path)
+                except (IncompleteError, IntegrityError) as error:
+                    if skip is None:
+                        raise
+                    skip(str(error).replace(f"{self.root}/", ""))
+
+    def _folders(self) -> list[str]:
+        """The keys, in order."""
+        try:
+            return sorted(name for name in os.listdir(self.root) if _HASH.fullmatch(name))
+        except FileNotFoundError:
+            return []
+
+    def _files(self, key: str) -> list[Path]:
+        """The documents under a key, in order; other files are not ours."""
+        folder = self.root / key
+        try:
+            names = sorted(os.listdir(folder))
+        except NotADirectoryError:
+            return []
+        return [folder / name for name in names if name.endswith(".json") and _HASH.fullmatch(name[:-5])]
 
     def _read(self, path: Path) -> Document:
         try:

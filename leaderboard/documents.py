@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench import ColumnCard, DatasetCard, ExamCard, RampartError, Record, TrainingRecord
+from leaderboard.images import Images
 
 if TYPE_CHECKING:
     from bench import Ledger
@@ -28,25 +30,45 @@ class Documents:
     def of(cls, ledger: Ledger) -> Documents:
         """The documents of a ledger; a file that is damaged or of an unknown schema is named and skipped."""
         damaged: list[str] = []
-        found = list(ledger.all(damaged.append))
-        records, distances = [], {}
-        for record in (d for d in found if isinstance(d, Record)):
-            if record.threat is not None and ":" not in record.threat:  # a minimum-norm attack's: distances decide
-                try:
-                    distances[record.images] = _distances(ledger, record)
-                except (RampartError, OSError, KeyError, ValueError) as error:
-                    damaged.append(f"a record of {record.key} is skipped: {error}".replace(f"{ledger.root}/", ""))
-                    continue
-            records.append(record)
+        kept: dict[type, list[Any]] = {}
+        distances: dict[str, Mapping[int, float]] = {}
+        shared: dict[Any, Any] = {}
+        for document in ledger.all(damaged.append):
+            if not isinstance(document, Record):
+                kept.setdefault(type(document), []).append(document)
+                continue
+            try:
+                if document.threat is not None and ":" not in document.threat:  # a minimum-norm attack's
+                    distances[document.images] = _distances(ledger, document)
+                kept.setdefault(Record, []).append(_small(document, shared))
+            except (RampartError, OSError, KeyError, ValueError) as error:
+                damaged.append(f"{document.key}: a record is skipped: {error}".replace(f"{ledger.root}/", ""))
         return cls(
-            tuple(records),
-            tuple(d for d in found if isinstance(d, TrainingRecord)),
-            tuple(d for d in found if isinstance(d, DatasetCard)),
-            tuple(d for d in found if isinstance(d, ColumnCard)),
-            tuple(d for d in found if isinstance(d, ExamCard)),
+            tuple(kept.get(Record, ())),
+            tuple(kept.get(TrainingRecord, ())),
+            tuple(kept.get(DatasetCard, ())),
+            tuple(kept.get(ColumnCard, ())),
+            tuple(kept.get(ExamCard, ())),
             distances,
             tuple(damaged),
         )
+
+
+def _small(record: Record, shared: dict[Any, Any]) -> Record:
+    """The same record in less memory: images as bitmaps where they ascend, and what many records share once."""
+    changes: dict[str, Any] = {}
+    for name in ("asked", "fell"):
+        places = getattr(record, name)
+        images = Images(places)
+        if all(map(operator.lt, places, places[1:])):
+            changes[name] = images
+    for name in ("net", "weights", "dataset", "test", "condition", "threat", "attack", "images", "source", "commit"):
+        value = getattr(record, name)
+        changes[name] = shared.setdefault(value, value)
+    for name in ("machine", "versions"):
+        value = getattr(record, name)
+        changes[name] = shared.setdefault(repr(value), value)
+    return record.model_copy(update=changes)
 
 
 def _distances(ledger: Ledger, record: Record) -> Mapping[int, float]:
