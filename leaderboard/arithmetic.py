@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench import wilson
 from leaderboard.images import Images
@@ -60,7 +60,7 @@ class Outcome:
     @cached_property
     def asked(self) -> Images:
         """The images that some record asked."""
-        return self._counted(Images.union(Images(r.asked) for r in self.records))
+        return self._counted(_union(self.records, "asked"))
 
     @cached_property
     def fell(self) -> Images:
@@ -68,7 +68,7 @@ class Outcome:
         if self.distance is not None:
             within = Images(i for i, d in self.distance.items() if d < math.inf and d <= self.limit)
         else:
-            within = Images.union(Images(r.fell) for r in self.records)
+            within = _union(self.records, "fell")
         return self._counted(within)
 
     def _counted(self, images: Images) -> Images:
@@ -80,6 +80,13 @@ class Outcome:
         return self.records[0].seed
 
 
+def _union(records: Sequence[Record], what: Literal["asked", "fell"]) -> Images:
+    """What the records asked or felled together."""
+    if len(records) == 1:
+        return Images(getattr(records[0], what))
+    return Images.union(Images(getattr(r, what)) for r in records)
+
+
 def outcomes(
     records: Iterable[Record], distances: Callable[[Record], Mapping[int, float]], first: float = math.inf
 ) -> dict[Place, Outcome]:
@@ -89,7 +96,7 @@ def outcomes(
     count; records of others alone are left out.
     """
     cells: dict[Place, dict[tuple[str, int], list[Record]]] = {}
-    for r in (r for r in records if min(r.asked) < first):
+    for r in records if first == math.inf else (r for r in records if min(r.asked) < first):
         place = Place(r.test, r.net, r.condition, r.threat, r.weights, r.attack)
         cells.setdefault(place, {}).setdefault((r.precision, r.seed), []).append(r)
     return {

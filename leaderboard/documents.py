@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -59,15 +58,14 @@ def _small(record: Record, shared: dict[Any, Any]) -> Record:
     changes: dict[str, Any] = {}
     for name in ("asked", "fell"):
         places = getattr(record, name)
-        images = Images(places)
-        if all(map(operator.lt, places, places[1:])):
-            changes[name] = images
+        if places == sorted(places):
+            changes[name] = Images(places)
     for name in ("net", "weights", "dataset", "test", "condition", "threat", "attack", "images", "source", "commit"):
         value = getattr(record, name)
         changes[name] = shared.setdefault(value, value)
-    for name in ("machine", "versions"):
-        value = getattr(record, name)
-        changes[name] = shared.setdefault(repr(value), value)
+    machine = record.machine
+    changes["machine"] = shared.setdefault((machine.device, machine.name, machine.threads, machine.tile), machine)
+    changes["versions"] = shared.setdefault(tuple(record.versions.items()), record.versions)
     return record.model_copy(update=changes)
 
 
