@@ -43,8 +43,8 @@ if TYPE_CHECKING:
         defense,
         net,
     )
-    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord
-    from bench.stats import wilson
+    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, read_document
+    from bench.stats import binomial_tail, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -96,6 +96,7 @@ __all__ = [
     "Value",
     "Zoo",
     "attack",
+    "binomial_tail",
     "corruption",
     "dataset",
     "defense",
@@ -107,6 +108,7 @@ __all__ = [
     "nearest",
     "net",
     "per_image_sum",
+    "read_document",
     "unpack",
     "wilson",
     "workshop",
@@ -131,8 +133,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",
-        "stats": "wilson",
+        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord read_document",
+        "stats": "binomial_tail wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",
