@@ -43,8 +43,16 @@ if TYPE_CHECKING:
         defense,
         net,
     )
-    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, VerificationRecord
-    from bench.stats import wilson
+    from bench.records import (
+        ColumnCard,
+        DatasetCard,
+        ExamCard,
+        Record,
+        TrainingRecord,
+        VerificationRecord,
+        read_document,
+    )
+    from bench.stats import binomial_tail, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -100,6 +108,7 @@ __all__ = [
     "VerificationRecord",
     "Zoo",
     "attack",
+    "binomial_tail",
     "corruption",
     "dataset",
     "defense",
@@ -111,6 +120,7 @@ __all__ = [
     "nearest",
     "net",
     "per_image_sum",
+    "read_document",
     "tiers",
     "unpack",
     "wilson",
@@ -136,8 +146,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord VerificationRecord",
-        "stats": "wilson",
+        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord VerificationRecord read_document",
+        "stats": "binomial_tail wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "trust": "Tier tiers",

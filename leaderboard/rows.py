@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from leaderboard.words import natural
 
 if TYPE_CHECKING:
-    from bench import TrainingRecord
+    from bench import Record, TrainingRecord
     from leaderboard.arithmetic import Number, Spent
     from leaderboard.curves import Curve
     from leaderboard.doubts import Doubt
+    from leaderboard.images import Images
     from leaderboard.seeds import Group
 
 OFFICIAL = "official/"  # before the name of a corruption whose images were published
@@ -27,6 +29,7 @@ class Head:
     of: tuple[str, ...]  # attacks; conditions where the board is over corruptions
     strict: bool = True
     first: int = 0  # it is about so many of the first test images; 0 is all
+    common: bool = True  # whether at least half of the rows were asked: what others leave open does not open `worst`
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Row:
     """One training's weights on one exam."""
 
     maker: Maker
+    net: str
+    net_key: str
     weights: str
     notes: tuple[str, ...]  # where it was trained for another threat or on another data set
     numbers: Mapping[str, Number]  # by column; a column that was not asked is absent
@@ -51,8 +56,10 @@ class Row:
     spent: Spent  # on all records of the row, each counted once
     doubts: tuple[Doubt, ...]
     curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
+    fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
+    records: tuple[Record, ...] = ()  # all that it rests on
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max((x.n for x in self.numbers.values()), default=0)
@@ -60,12 +67,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """The rows that can be compared: one data set, net, threat and condition; or all corruptions of it."""
+    """The rows that can be compared: one data set, threat and condition; or all corruptions of it."""
 
     dataset: str
     test: str
-    net: str
-    net_key: str
     threat: str | None
     condition: str
     heads: tuple[Head, ...]
@@ -75,14 +80,19 @@ class Section:
     available: int | None  # images of the test part, where its card is known
 
     @property
-    def heading(self) -> tuple[str, str, str, str]:
-        """Data set, net, threat and condition, and of a corruption whether its images are published ones."""
+    def heading(self) -> tuple[str, str, str]:
+        """Data set, threat and condition, and of a corruption whether its images are published ones."""
         said = self.condition
         if said != CLEAN:
             said = f"{said.removeprefix(OFFICIAL)}, {'official' if said.startswith(OFFICIAL) else 'generated'}"
-        return self.dataset, self.net, self.threat or "no threat", said
+        return self.dataset, self.threat or "no threat", said
 
-    @property
+    @cached_property
+    def nets(self) -> tuple[str, ...]:
+        """The nets of its rows."""
+        return tuple(sorted({row.net for row in self.rows}, key=natural))
+
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max((row.n for row in self.rows), default=0)
@@ -99,6 +109,7 @@ class Board:
     versions: tuple[tuple[str, tuple[str, ...]], ...]
     machines: tuple[str, ...]
     made: tuple[str, str] | None  # the first and the last time in the records
+    damaged: tuple[str, ...] = ()  # a sentence for each file of the ledger that was skipped
 
     @property
     def made_by(self) -> tuple[TrainingRecord, ...]:

@@ -7,12 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leaderboard.arithmetic import Number, Spent
 from leaderboard.doubts import Doubt
 from leaderboard.rows import CLEAN, Head, Maker, Row
 from leaderboard.words import natural
+
+if TYPE_CHECKING:
+    from bench import Record
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The rows of one defense, data set and threat, and of the same of its weights, that differ in their seed."""
+    """The rows of one defense, net, data set and threat, and of the same of its weights, that differ in their seed."""
 
     which: str  # best, last, or best = last where that holds for every seed
     rows: tuple[Row, ...]  # two or more, by their seed
@@ -75,11 +78,21 @@ class Group:
         return tuple(row.maker.seed or 0 for row in self.rows)
 
     @property
+    def net(self) -> str:
+        """The net of every row."""
+        return self.rows[0].net
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Those of all rows."""
+        return tuple(record for row in self.rows for record in row.records)
+
+    @property
     def weights(self) -> str:
         """Its first row's, which only serve to put groups in order."""
         return self.rows[0].weights
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max(row.n for row in self.rows)
@@ -145,7 +158,7 @@ def rank(line: Row | Group) -> tuple[Any, ...]:
     return (
         summary is None, summary is not None and summary.bound,
         -summary.accuracy if summary else 0.0, -clean.accuracy if clean else 0.0,
-        natural(line.maker.defense), line.maker.seed or 0, line.maker.which, line.weights,
+        natural(line.maker.defense), natural(line.net), line.maker.seed or 0, line.maker.which, line.weights,
     )  # fmt: skip
 
 
@@ -157,7 +170,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[Row, ...]]]:
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if (made := row.maker.training) is not None:
-            alike.setdefault((made.defense, made.train, made.val, made.threat), []).append(row)
+            alike.setdefault((made.defense, row.net_key, made.train, made.val, made.threat), []).append(row)
     for found in alike.values():
         kinds = {row.maker.which for row in found}
         for which in sorted(kinds & {"best", "last"} or kinds):
