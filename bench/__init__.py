@@ -44,7 +44,8 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord
-    from bench.stats import wilson
+    from bench.registry import split_list, split_recipe
+    from bench.stats import binomial_tail, holm, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -96,6 +97,7 @@ __all__ = [
     "Value",
     "Zoo",
     "attack",
+    "binomial_tail",
     "corruption",
     "dataset",
     "defense",
@@ -103,10 +105,13 @@ __all__ = [
     "extra_images",
     "fit",
     "frozen",
+    "holm",
     "locked",
     "nearest",
     "net",
     "per_image_sum",
+    "split_list",
+    "split_recipe",
     "unpack",
     "wilson",
     "workshop",
@@ -132,7 +137,8 @@ _HOMES = {
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",
-        "stats": "wilson",
+        "registry": "split_list split_recipe",
+        "stats": "binomial_tail holm wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from leaderboard.evidence import Evidence
 from leaderboard.words import natural
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Row:
     spent: Spent  # on all records of the row, each counted once
     doubts: tuple[Doubt, ...]
     curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
+    evidence: Evidence = field(default_factory=Evidence)
 
     @property
     def n(self) -> int:

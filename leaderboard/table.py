@@ -11,6 +11,7 @@ from bench import ColumnCard, DatasetCard, ExamCard, Record, ThreatModel, Traini
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
 from leaderboard.doubts import Doubt, masked, said
+from leaderboard.evidence import MODELS, Evidence, by_condition, gathered
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.seeds import lines, rank
 from leaderboard.words import name_of, natural, short, told_apart
@@ -67,6 +68,7 @@ class _Library:
         first: float,
     ) -> None:
         self.cells = outcomes(records, distances, first)
+        self.detailed = len({(place.net, place.weights) for place in self.cells}) <= MODELS
         self.near: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
         for place, cell in sorted(self.cells.items(), key=lambda c: c[0].attack):
             self.near.setdefault((*place[:3], place.weights), {})[place] = cell
@@ -121,7 +123,16 @@ class _Library:
             row
             for w, s in subjects.items()
             for row in self._rows(
-                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict), s.hidden()
+                net,
+                w,
+                test,
+                threat,
+                s.numbers(heads),
+                s.worst(strict),
+                s.used(heads),
+                s.curves(strict),
+                s.hidden(),
+                s.evidence(heads, detailed=self.detailed),
             )
         ]
         return self._section(test, net, threat, short(condition), heads, "worst" if strict else "", rows)
@@ -148,7 +159,9 @@ class _Library:
             cells = {p.condition: self.cells[p] for p in places if p.weights == weights}
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
-            rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()))
+            rows += self._rows(
+                net, weights, test, None, numbers, total, list(cells.values()), evidence=by_condition(cells)
+            )
         return self._section(test, net, None, name, heads, "mean", rows)
 
     def _section(
@@ -162,7 +175,7 @@ class _Library:
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
-        curves: Mapping[str, Curve] | None = None, hidden: Sequence[Doubt] = (),
+        curves: Mapping[str, Curve] | None = None, hidden: Sequence[Doubt] = (), evidence: Evidence | None = None,
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -172,7 +185,17 @@ class _Library:
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
-            yield Row(maker, weights, notes, known, summary, Spent.of(records), (*said(records), *hidden), curves or {})
+            yield Row(
+                maker,
+                weights,
+                notes,
+                known,
+                summary,
+                Spent.of(records),
+                (*said(records), *hidden),
+                curves or {},
+                evidence or Evidence(),
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,6 +231,13 @@ class _Subject:
 
     def worst(self, heads: Sequence[Head]) -> Number | None:
         return worst([self.exam(h) for h in heads], self.clean)
+
+    def evidence(self, heads: Sequence[Head], *, detailed: bool) -> Evidence:
+        """Which images fell in each column and, in detail, to which attacks and for what they were taken."""
+        return gathered(
+            {h: (self.exam(h), self.number(h)) for h in heads if h.name != CLEAN}, self.clean, self.cells,
+            detailed=detailed,
+        )  # fmt: skip
 
     def used(self, heads: Sequence[Head]) -> list[Outcome]:
         """The cells behind these columns, clean among them."""
