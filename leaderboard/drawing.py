@@ -52,7 +52,7 @@ def svg(name: str, title: str, said: str, width: float, height: float, *inside: 
         "svg",
         tag("title", escape(printable(title)), id=f"{name}-t"), tag("desc", escape(printable(said)), id=f"{name}-d"),
         *inside, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_labelledby=f"{name}-t",
-        aria_describedby=f"{name}-d", style=f"--width:{width:g}px",
+        aria_describedby=f"{name}-d", width=f"{width:g}",
     )  # fmt: skip
 
 

@@ -111,8 +111,8 @@ class _Library:
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows: list[Row] = []
         for (net, w), s in subjects.items():
-            said = s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict), s.hidden()
-            rows += self._rows(net, w, test, threat, *said, s.evidence(heads, detailed=self.detailed))
+            found = s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict), s.hidden()
+            rows += self._rows(net, w, test, threat, *found, s.evidence(heads, detailed=self.detailed))
         return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
     def _subject(self, place: Place) -> _Subject:
