@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from leaderboard.drawing import LETTER, Axis, Plot, cut, frame, svg, tag, text
+from leaderboard.drawing import LETTER, Axis, Plot, cut, svg, tag, text
 from leaderboard.words import percent
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ def by_class(name: str, clean: Sequence[Share], robust: Sequence[Share], column:
     rows = sorted((s for s in robust if s.n), key=lambda s: (s.accuracy, s.name))
     left = min(150.0, 12 + LETTER * max(len(cut(s.name, 22)) for s in rows))
     across, height = Axis(0, 100, left, 440), 24.0 + 20 * len(rows)
-    up = Axis(0, 1, height, 18)
-    inside = frame(across, up, ("standing, %", ""), ([f"{v:g}" for v in across.ticks], [""] * len(up.ticks)))
+    inside = [
+        tag("path", d="".join(f"M{across.at(v):.1f},18V{height:.1f}" for v in across.ticks), class_="hair"),
+        *(text(across.at(v), height + 15, f"{v:g}", "middle") for v in across.ticks),
+        text(440, height + 31, "standing, %", "end", "axis-name"),
+    ]
     for place, s in enumerate(rows):
         y = 32.0 + 20 * place
         low, high = (across.at(100 * end) for end in s.interval)

@@ -123,11 +123,6 @@ class Model:
         return list({d.text: (d.text, ", ".join(d.attacks)) for _, row in self.places for d in row.doubts}.values())
 
     @cached_property
-    def notes(self) -> list[str]:
-        """What a reader must know, each once."""
-        return list(dict.fromkeys(note for _, row in self.places for note in row.notes))
-
-    @cached_property
     def commands(self) -> list[tuple[Section, str, str]]:
         """For each board the command, or why there is none; equal reasons once."""
         found: dict[int, tuple[Section, str, str]] = {}
@@ -184,11 +179,12 @@ class Exam:
 
     @cached_property
     def column(self) -> str:
-        """The column that says most: `worst`, else the lowest one; empty where only clean was asked."""
-        known = {name: f for name, f in self.row.evidence.columns.items() if name != CLEAN and f.n}
-        if WORST in known:
-            return WORST
-        return min(known, key=lambda name: known[name].standing / known[name].n, default="")
+        """The column that says most: `worst`, else of those that are decided the lowest; empty where there is none."""
+        found = self.row.evidence.columns
+        known = {name: f for name, f in found.items() if name != CLEAN and f.n and not f.bound}
+        return (
+            WORST if WORST in known else min(known, key=lambda name: known[name].standing / known[name].n, default="")
+        )
 
     @cached_property
     def classes(self) -> Plot | None:
@@ -221,7 +217,10 @@ class Exam:
     def confusions(self) -> list[tuple[str, Confusion]]:
         """For what images were taken, by column, the one that says most first; none where no sidecar can be read."""
         evidence, found = self.row.evidence, []
-        order = [self.column, *(name for name in evidence.exams if name != self.column)]
+        order = [
+            self.column,
+            *(name for name in evidence.exams if name != self.column and not evidence.columns[name].bound),
+        ]
         for name in order:
             if name not in evidence.exams or self.labels is None:
                 continue

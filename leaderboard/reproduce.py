@@ -43,7 +43,13 @@ def command(section: Section, row: Row) -> tuple[str, str]:
     said = {name: value for name, value in options.items() if value}
     if any(printable(value) != value or value.startswith("-") for value in said.values()):
         return "", "A name in the records holds characters that do not belong on a command line."
-    return " \\\n  ".join(["bench run", *(f"--{name} {shlex.quote(value)}" for name, value in said.items())]), ""
+    return " \\\n  ".join(["bench run", *(f"--{name} {quoted(value)}" for name, value in said.items())]), ""
+
+
+def quoted(value: str) -> str:
+    """A word of a POSIX shell; in double quotes where those are enough, for recipes hold single ones."""
+    plain = shlex.quote(value)
+    return plain if plain == value or re.search(r'["$`\\\\!]', value) else f'"{value}"'
 
 
 def _plain(name: str) -> str:
