@@ -73,11 +73,10 @@ class Match:
 
     @cached_property
     def column(self) -> str:
-        """The one that most of the best models have decided."""
-        best = self.models[:BEST]
+        """The one that is decided for most models."""
 
         def decided(column: str) -> int:
-            return sum(not f.bound for row in best if (f := row.evidence.columns.get(column)) is not None)
+            return sum(not f.bound for row in self.models if (f := row.evidence.columns.get(column)) is not None)
 
         return max((c for c in self.columns if c != CLEAN), key=decided, default=CLEAN)
 
@@ -115,7 +114,8 @@ class Match:
             )  # fmt: skip
         most = max((f.n for row in self.models for f in row.evidence.columns.values()), default=0)
         found = {
-            "columns": self.columns, "start": self.column, "models": models, "left_out": len(self.models) - len(models),
+            "columns": self.columns, "start": self.column, "models": models,
+            "pair": [row.weights[:12] for row in self.best[:2]], "left_out": len(self.models) - len(models),
             "classes": list(classes), "labels": list(labels[:most]),
         }  # fmt: skip
         return f"globalThis.compared = {json.dumps(found, ensure_ascii=True, separators=(',', ':'))};\n"

@@ -84,6 +84,7 @@ class Axis:
     start: float
     end: float
     log: bool = False
+    marked: tuple[float, ...] = ()  # its ticks, where they are not to be found
 
     def at(self, value: float) -> float:
         """Where a value lies; what is off the axis lies at its end."""
@@ -98,6 +99,8 @@ class Axis:
     @cached_property
     def ticks(self) -> list[float]:
         """Round values, about one in 60 pixels; powers of ten where the axis is logarithmic and spans two of them."""
+        if self.marked:
+            return [v for v in self.marked if self.low <= v <= self.high]
         few = max(2, round(abs(self.end - self.start) / 60))
         if self.log:
             powers = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)

@@ -12,6 +12,11 @@ from leaderboard.words import amount, duration, percent
 
 POINTS = 300  # that a plot holds
 STYLES = 6  # of curves, told apart by colour and dash
+MINUTE, HOUR, DAY = 60, 3600, 86400
+TIMES = (
+    *(0.1, 1, 3, 10, 30), *(m * MINUTE for m in (1, 3, 10, 30)), *(h * HOUR for h in (1, 3, 10)),
+    *(d * DAY for d in (1, 3, 10, 30, 100)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ def cost_and_robust(name: str, points: Sequence[Point], summary: str) -> Plot:
     """Robustness over the time that a training took."""
     drawn = _chosen([p for p in points if p.x > 0])
     low, high = min((p.x for p in drawn), default=1.0), max((p.x for p in drawn), default=10.0)
-    across = Axis(low / 1.25, high * 1.25, 40, 620, log=True)
+    across = Axis(low / 1.25, high * 1.25, 40, 620, log=True, marked=_times(low / 1.25, high * 1.25))
     best = front(drawn, less=True)
     return _scatter(
         name, f"Training time and {summary}", points, drawn, best, across, [duration(v) for v in across.ticks],
@@ -71,9 +76,21 @@ def cost_and_robust(name: str, points: Sequence[Point], summary: str) -> Plot:
     )  # fmt: skip
 
 
+def _times(low: float, high: float) -> tuple[float, ...]:
+    """Round times for an axis; three or more, if need be twice as many as usual."""
+    found = [t for t in TIMES if low <= t <= high]
+    if len(found) < 3:
+        found = sorted({m * t for t in TIMES for m in (1, 2) if low <= m * t <= high})
+    return tuple(found) or (low,)
+
+
 def _chosen(points: Sequence[Point]) -> list[Point]:
-    """The highest points, as many as a plot holds."""
-    return sorted(points, key=lambda p: (-p.y, -p.x, p.name))[:POINTS]
+    """The highest points, as many as a plot holds, down to half the best.
+
+    An undefended model at 0 would press all others together, and it is they that are to be told apart.
+    """
+    top = max((p.y for p in points), default=0.0)
+    return sorted((p for p in points if 2 * p.y >= top), key=lambda p: (-p.y, -p.x, p.name))[:POINTS]
 
 
 def _scatter(
@@ -82,19 +99,21 @@ def _scatter(
 ) -> Plot:  # fmt: skip
     up = percents([100 * v for p in drawn for v in ((p.y,) if p.bound else p.up)], 340, 30)
     places = {id(p): (across.at(x_of(p)), up.at(100 * p.y)) for p in drawn}
-    on_front = [places[id(p)] for p in best if id(p) in places]
+    on_front = _stairs([places[id(p)] for p in best if id(p) in places], down=not across.log)
     shown = [*(p for p in best if id(p) in places), *(p for p in drawn if p not in best)]
+    listed = sorted(points, key=lambda p: (-p.y, -p.x, p.name))[: 2 * POINTS]
     labels = labelled([(*places[id(p)], cut(p.name)) for p in shown], Box(across.start, 20, 640, up.start - 2))
     inside = [
         *frame(across, up, names, (marks, [f"{v:g}" for v in up.ticks])),
         *(_whiskers(p, places[id(p)], across, up, x_of) for p in drawn),
-        path(on_front, "front") if len(on_front) > 1 else "",
+        path(on_front, "front") if on_front else "",
         *(_spot(p, places[id(p)], "best" if p in best else "") for p in shown[::-1]),
         *labels,
     ]
     named = "; ".join(f"{cut(p.name)} ({said(p)}, {percent(p.y)} %)" for p in best[:12])
     words = f"{len(drawn)} models; on the Pareto front: {named}"
-    left_out = f"{len(points) - len(drawn)} more are not drawn. " if len(points) > len(drawn) else ""
+    hidden = len(points) - len(drawn)
+    left_out = f"{hidden} more, below half the best or beyond {POINTS}, are in the table alone. " if hidden else ""
     nameless = (
         "Where names would cover each other some are left out; the table has them all. "
         if len(labels) < len(drawn)
@@ -107,6 +126,14 @@ def _scatter(
         + ((("bound", "an upper bound"),) if any(p.bound for p in drawn) else ()),
         f"{left_out}{nameless}Lines through a point are 95 % intervals.", wide=True,
     )  # fmt: skip
+
+
+def _stairs(points: Sequence[tuple[float, float]], *, down: bool) -> list[tuple[float, float]]:
+    """The edge of what is attained, from the left: where less is better it climbs at a point, else it falls there."""
+    found = list(points[:1])
+    for (x, y), (left, height) in zip(points[1:], points, strict=False):
+        found += [(left, y) if down else (x, height), (x, y)]
+    return found
 
 
 def _whiskers(p: Point, at: tuple[float, float], across: Axis, up: Axis, x_of: Callable[[Point], float]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bench import write_atomically
-from leaderboard import attacks, boards, compare, datasets, models
+from leaderboard import attacks, boards, compare, datasets, gallery, method, models
 from leaderboard.documents import Documents
 from leaderboard.shell import HERE, File, Site, assets
 from leaderboard.table import board_of
@@ -37,6 +37,8 @@ MODULES = cast(
         attacks,
         datasets,
         compare,
+        gallery,
+        method,
     ),
 )  # fmt: skip
 

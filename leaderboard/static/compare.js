@@ -1,6 +1,6 @@
 // Two models of a board, chosen by the reader: where they disagree, and the exact paired test.  The choice is in the link.
 "use strict";
-const { columns, start, models, classes, labels, left_out: leftOut } = globalThis.compared;
+const { columns, start, pair, models, classes, labels, left_out: leftOut } = globalThis.compared;
 const at = (id) => document.getElementById(id);
 const cell = (name) => document.querySelector(`[data-of="${name}"]`);
 const bytes = (packed) => Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
@@ -83,9 +83,10 @@ function remember() {
 
 function recall() {
   const chosen = new URLSearchParams(location.hash.slice(1));
-  const place = (id, otherwise) => Math.max(models.findIndex((m) => m.id === chosen.get(id)), -1) + 1 || otherwise + 1;
-  at("first").value = place("a", 0) - 1;
-  at("second").value = place("b", Math.min(1, models.length - 1)) - 1;
+  const place = (id) => models.findIndex((model) => model.id === id);
+  const known = (...ids) => ids.map(place).find((found) => found >= 0) ?? 0;
+  at("first").value = known(chosen.get("a"), pair[0]);
+  at("second").value = known(chosen.get("b"), pair[1]);
   at("column").value = columns.includes(chosen.get("column")) ? chosen.get("column") : start;
   show();
 }
