@@ -121,10 +121,10 @@ def _scatter(
     )
     return Plot(
         name, svg(name, title, words, 640, 380, *inside), title, ("model", names[0].partition(",")[0], names[1]),
-        tuple((p.name, said(p), ("≤ " if p.bound else "") + _interval(p.y, None if p.bound else p.up)) for p in shown),
+        tuple((p.name, said(p), ("≤ " if p.bound else "") + _interval(p.y, None if p.bound else p.up)) for p in listed),
         (("best", "on the Pareto front: no other model is better in both"), ("", "other models"))
         + ((("bound", "an upper bound"),) if any(p.bound for p in drawn) else ()),
-        f"{left_out}{nameless}Lines through a point are 95 % intervals.", wide=True,
+        f"{left_out}{nameless}Lines through a point are 95 % intervals, of several seeds one standard deviation.", wide=True,
     )  # fmt: skip
 
 
