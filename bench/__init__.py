@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         defense,
         net,
     )
-    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord
+    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, read_document
     from bench.registry import split_list, split_recipe
     from bench.stats import binomial_tail, holm, wilson
     from bench.store import Store
@@ -110,6 +110,7 @@ __all__ = [
     "nearest",
     "net",
     "per_image_sum",
+    "read_document",
     "split_list",
     "split_recipe",
     "unpack",
@@ -136,7 +137,7 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",
+        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord read_document",
         "registry": "split_list split_recipe",
         "stats": "binomial_tail holm wilson",
         "store": "Store",

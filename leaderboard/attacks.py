@@ -101,10 +101,9 @@ class Attack:
         return sum(t.fell for w in self.works for _, t in w.models)
 
     @cached_property
-    def alone(self) -> int | None:
-        """Those of them that fell to it alone; None where that was not counted."""
-        counted = [t.alone for w in self.works for _, t in w.models]
-        return None if None in counted else sum(c or 0 for c in counted)
+    def alone(self) -> int:
+        """Those of them that fell to it alone."""
+        return sum(t.alone for w in self.works for _, t in w.models)
 
 
 def attacks(site: Site) -> list[Attack]:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bench import wilson
-from leaderboard.evidence import bits
+from leaderboard.images import Images
 
 if TYPE_CHECKING:
     from bench import DatasetCard, Record
@@ -39,7 +39,7 @@ class Labels:
         for image, label in enumerate(self.of):
             if 0 <= label < len(members):
                 members[label].append(image)
-        return tuple(map(bits, members))
+        return tuple(Images(mine).bits for mine in members)
 
     def shares(self, fallen: Fallen) -> list[Share]:
         """What stands of each class; of one that has no image among the first n, 0 of 0."""
@@ -107,9 +107,10 @@ def confusion(exam: Exam, clean: Outcome | None, labels: Labels, n: int, predict
     counts = [[0] * len(labels.names) for _ in labels.names]
     untold = 0
     classes = range(len(labels.names))
+    fell = set(exam.fell)
     for image, label in enumerate(labels.of[:n]):
-        reading = read.get(image, label) if image in exam.fell else label
-        if image in exam.fell and (reading == label or reading not in classes):
+        reading = read.get(image, label) if image in fell else label
+        if image in fell and (reading == label or reading not in classes):
             untold += 1
         elif label in classes:
             counts[label][reading] += 1
@@ -120,7 +121,7 @@ def readings(cell: Outcome, predicted: Predicted) -> dict[int, int]:
     """For what each image that fell in a cell was taken, by the first of its records that says so."""
     found: dict[int, int] = {}
     for record in cell.records:
-        lost = cell.fell & frozenset(record.fell if cell.distance is None else record.asked)
+        lost = cell.fell & Images(record.fell if cell.distance is None else record.asked)
         if lost:
             said = predicted(record)
             found |= {image: said[image] for image in lost if image not in found}

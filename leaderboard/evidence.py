@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from leaderboard.arithmetic import Exam, Spent, count, first, worst
+from leaderboard.arithmetic import Exam, Spent, count, worst
+from leaderboard.images import Images
 
 if TYPE_CHECKING:
     from leaderboard.arithmetic import Number, Outcome
@@ -14,17 +15,6 @@ if TYPE_CHECKING:
 
 MODELS = 500  # with more of them, what takes a file an image set is left out: a page must stay quick to make
 CLEAN, WORST = "clean", "worst"  # columns
-
-
-def bits(images: Iterable[int]) -> int:
-    """Images as a whole number: bit i is 1 where image i is among them."""
-    found = bytearray()
-    for i in images:
-        place = i >> 3
-        if place >= len(found):
-            found.extend(bytes(place + 1 - len(found)))
-        found[place] |= 1 << (i & 7)
-    return int.from_bytes(found, "little")
 
 
 @dataclass(frozen=True)
@@ -36,9 +26,9 @@ class Fallen:
     bound: bool = False  # some of them are not decided, and count as standing
 
     @classmethod
-    def of(cls, images: Iterable[int], number: Number) -> Fallen:
+    def of(cls, images: Images, number: Number) -> Fallen:
         """Those among the images that the column's number is about."""
-        return cls(bits(i for i in images if i < number.n), number.n, number.bound)
+        return cls((images & Images.below(number.n)).bits, number.n, number.bound)
 
     @property
     def standing(self) -> int:
@@ -59,13 +49,12 @@ class Fallen:
 class Tally:
     """One attack's work on some weights.
 
-    alone: it felled them where every other attack that was asked about the image, one at least, failed; None where
-    that was not counted.
+    alone: it felled them where every other attack that was asked about the image, one at least, failed.
     """
 
     asked: int
     fell: int
-    alone: int | None
+    alone: int
     spent: Spent
     access: str  # what it may ask of the model; empty where it is not known
 
@@ -81,16 +70,15 @@ class Evidence:
     clean: Outcome | None = None
 
 
-def tallies(cells: Mapping[str, Outcome], lost: frozenset[int], *, alone: bool) -> dict[str, Tally]:
+def tallies(cells: Mapping[str, Outcome], lost: Images) -> dict[str, Tally]:
     """What each attack did; images that clean lost fell to none of them."""
-    once, twice, asked, again = (frozenset[int]() for _ in range(4))
-    if alone:
-        for cell in cells.values():
-            twice, once = twice | (once & cell.fell), once | cell.fell
-            again, asked = again | (asked & cell.asked), asked | cell.asked
+    once, twice, asked, again = (Images() for _ in range(4))
+    for cell in cells.values():
+        twice, once = twice | (once & cell.fell), once | cell.fell
+        again, asked = again | (asked & cell.asked), asked | cell.asked
     return {
         attack: Tally(
-            len(cell.asked), len(cell.fell), len((cell.fell & again) - twice - lost) if alone else None,
+            len(cell.asked), len(cell.fell), len((cell.fell & again) - twice - lost),
             Spent.of(cell.records), cell.records[0].access or "",
         )
         for attack, cell in cells.items()
@@ -104,29 +92,27 @@ def gathered(
     """The evidence of some weights under one threat; `worst` is the union of the strict columns."""
     exams = {head.name: exam for head, (exam, number) in columns.items() if number is not None}
     found = {head.name: Fallen.of(exam.fell, number) for head, (exam, number) in columns.items() if number is not None}
-    lost = clean.fell if clean is not None else frozenset[int]()
+    lost = clean.fell if clean is not None else Images()
     strict = [exam for head, (exam, _) in columns.items() if head.strict]
     if clean is not None and (number := count(Exam(lost, clean.asked | lost, 0, {"": clean}), clean)):
         found[CLEAN] = Fallen.of(lost, number)
     if strict and (number := worst(strict, clean)):
         exams[WORST] = union(strict)
         found[WORST] = Fallen.of(exams[WORST].fell, number)
-    return Evidence(
-        found, exams if detailed else {}, tallies(cells, lost, alone=detailed), {}, clean if detailed else None
-    )
+    return Evidence(found, exams if detailed else {}, tallies(cells, lost), {}, clean if detailed else None)
 
 
 def union(exams: Sequence[Exam]) -> Exam:
     """Several columns as one."""
     members = {attack: cell for exam in exams for attack, cell in exam.members.items()}
-    fell = frozenset[int]().union(*(exam.fell for exam in exams))
-    return Exam(fell, fell | frozenset.intersection(*(exam.decided for exam in exams)), 0, members)
+    fell = Images.union(exam.fell for exam in exams)
+    return Exam(fell, fell | Images.common(exam.decided for exam in exams), 0, members)
 
 
 def by_condition(cells: Mapping[str, Outcome]) -> Evidence:
     """The evidence of some weights under corruptions: how many stand of the first images that were asked."""
     found = {}
     for condition, cell in cells.items():
-        n = first(cell.asked)
-        found[condition] = (n - sum(i < n for i in cell.fell), n)
+        n = cell.asked.first
+        found[condition] = (n - cell.fell.among(n), n)
     return Evidence(conditions=found)

@@ -124,7 +124,8 @@ def _scatter(
         tuple((p.name, said(p), ("≤ " if p.bound else "") + _interval(p.y, None if p.bound else p.up)) for p in listed),
         (("best", "on the Pareto front: no other model is better in both"), ("", "other models"))
         + ((("bound", "an upper bound"),) if any(p.bound for p in drawn) else ()),
-        f"{left_out}{nameless}Lines through a point are 95 % intervals, of several seeds one standard deviation.", wide=True,
+        f"{left_out}{nameless}Lines through a point are 95 % intervals, of several seeds one standard deviation.",
+        wide=True,
     )  # fmt: skip
 
 

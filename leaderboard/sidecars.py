@@ -64,15 +64,16 @@ def spent_until_fallen(
     cells = [cell for _, cell in sorted(exam.members.items(), key=lambda m: (-len(m[1].asked), m[0]))]
     if not cells or any(r.run is not None for cell in cells for r in cell.records):
         return None
-    lost = clean.fell if clean is not None else frozenset[int]()
+    lost = set(clean.fell) if clean is not None else set[int]()
     passes = [{i: p for r in cell.records for i, p in sidecars.passes(r).items()} for cell in cells]
+    fell = [set(cell.fell) for cell in cells]
     fallen: dict[int, int] = {}  # passes to images
     for image in (i for i in exam.fell if i < n):
         total = 1
         if image not in lost:
-            for cell, spent in zip(cells, passes, strict=True):
+            for mine, spent in zip(fell, passes, strict=True):
                 total += spent.get(image, 0)
-                if image in cell.fell:
+                if image in mine:
                     break
         fallen[total] = fallen.get(total, 0) + 1
     standing = n - fallen.pop(1, 0)
