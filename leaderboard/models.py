@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bench import RampartError, split_recipe
+from leaderboard import cells
 from leaderboard.classes import MANY, Confusion, Labels, Share, confusion, ordered
 from leaderboard.curves import Curve as Distances
 from leaderboard.drawing import Plot
@@ -20,7 +21,7 @@ from leaderboard.reproduce import command
 from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named
 from leaderboard.shell import File, Site
 from leaderboard.sidecars import MissingError, Sidecars, spent_until_fallen
-from leaderboard.words import natural, short
+from leaderboard.words import name_of, natural, short
 
 if TYPE_CHECKING:
     from bench import TrainingRecord
@@ -36,11 +37,13 @@ def pages(site: Site) -> Iterator[File]:
     """A page for each net and weights of the board."""
     labels = {card.key: Labels.on(card) for card in site.documents.datasets}
     found = by_model(site)
+    attacks = sorted({r.attack for r in site.documents.records})
+    links = {key: site.link("attack", key, page=f"{KINDS['model']}/") for key in attacks if name_of(key) != CLEAN}
     for (net, weights), places in found.items():
         model = Model(site, net, weights, tuple(places), labels)
         yield site.render(
             "model.html", site.path("model", net, weights), title=model.title, nav="Boards", model=model, panel=PANEL,
-            settings=settings, known=found.keys(),
+            settings=settings, cells=cells, attacks=links, known=found.keys(),
         )  # fmt: skip
 
 
@@ -66,6 +69,11 @@ class Model:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sidecars", Sidecars(self.site.ledger))
+
+    @property
+    def detailed(self) -> bool:
+        """Whether there are few enough models for all that is known of each."""
+        return any(row.evidence.exams for _, row in self.places)
 
     @property
     def row(self) -> Row:
@@ -190,7 +198,7 @@ class Exam:
     def classes(self) -> Plot | None:
         """Accuracy by class, clean and attacked; None where there are too many classes, or nothing is known of them."""
         shares = self.shares
-        if not shares or len(self.labels.names if self.labels else ()) > MANY:
+        if not self.model.detailed or not shares or len(self.labels.names if self.labels else ()) > MANY:
             return None
         robust = shares.get(self.column) or shares.get(CLEAN)
         return by_class(f"{self.id}-classes", shares.get(CLEAN, []), robust, self.column or CLEAN) if robust else None
@@ -201,11 +209,8 @@ class Exam:
         columns: Mapping[str, Fallen] = self.row.evidence.columns
         if self.labels is None or not any(f.among(sum(self.labels.images)) for f in columns.values()):
             return {}
-        return {name: self.labels.shares(columns[name]) for name in (*self._heads, WORST) if name in columns}
-
-    @property
-    def _heads(self) -> list[str]:
-        return [h.name for h in self.section.heads]
+        names = (*(h.name for h in self.section.heads), WORST) if self.model.detailed else (CLEAN, self.column)
+        return {name: self.labels.shares(columns[name]) for name in names if name in columns}
 
     @cached_property
     def weakest(self) -> list[Share]:
