@@ -16,7 +16,7 @@ from leaderboard.evidence import WORST
 from leaderboard.grids import by_class, confusions, corruptions
 from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
-from leaderboard.plots import Curve, over_eps, over_passes
+from leaderboard.plots import STYLES, Curve, over_eps, over_passes
 from leaderboard.reproduce import command
 from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named
 from leaderboard.shell import File, Site
@@ -272,10 +272,11 @@ class Exam:
                 steps = spent_until_fallen(exam, evidence.clean, fallen.n, self.model.sidecars)
             except MissingError:
                 continue
-            if steps and len(steps) > 1:
+            if steps:
                 found.append(Curve(head.name, tuple(steps)))
         found.sort(key=lambda c: c.steps[-1][1])
-        return over_passes(f"{self.id}-passes", found[:6]) if found else None
+        telling = len(found) > 1 or any(len(c.steps) > 3 for c in found)
+        return over_passes(f"{self.id}-passes", found[:STYLES]) if telling else None
 
 
 def _eps(threat: str | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from bench import RampartError, split_recipe
@@ -22,7 +23,7 @@ def command(section: Section, row: Row) -> tuple[str, str]:
         return "", "No training of these weights is recorded."
     if training.dataset != _plain(section.dataset):
         return "", f"They were trained on {training.dataset}; the command is with the boards of that data set."
-    if training.threat and section.threat and training.threat != _trained_for(training, section.threat):
+    if training.threat and section.threat and _size(training.threat) != _size(_trained_for(training, section.threat)):
         return "", f"They were trained for {training.threat}; the command is with the boards of that threat."
     which = row.maker.which.partition(" ")[0]
     if which not in {"best", "last"}:
@@ -55,6 +56,15 @@ def quoted(value: str) -> str:
 def _plain(name: str) -> str:
     """A name without the piece of a hash by which it is told from others."""
     return re.sub(r" #[0-9a-f]{7}$", "", name)
+
+
+def _size(threat: str) -> tuple[str, Fraction | str]:
+    """Norm and eps: 3/255 and 1/85 are one."""
+    norm, _, eps = threat.partition(":")
+    try:
+        return norm, Fraction(eps)
+    except (ValueError, ZeroDivisionError):
+        return norm, eps
 
 
 def _trained_for(training: TrainingRecord, threat: str) -> str:
