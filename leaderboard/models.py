@@ -13,6 +13,7 @@ from leaderboard.classes import MANY, Confusion, Labels, Share, confusion, order
 from leaderboard.curves import Curve as Distances
 from leaderboard.drawing import Plot
 from leaderboard.evidence import WORST
+from leaderboard.facts import DIVISIONS, TIERS, division, tier
 from leaderboard.grids import by_class, confusions, corruptions
 from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
@@ -79,6 +80,18 @@ class Model:
     def row(self) -> Row:
         """Its first row, for what all have in common."""
         return self.places[0][1]
+
+    @property
+    def division(self) -> tuple[str, str]:
+        """Which models it competes with, and what that means."""
+        found = division(self.row)
+        return found, DIVISIONS[found]
+
+    @property
+    def tier(self) -> tuple[str, str]:
+        """How far its numbers were checked, and what that means."""
+        found = tier([record for _, row in self.places for record in row.records])
+        return found, TIERS[found]
 
     @property
     def title(self) -> str:
