@@ -39,7 +39,9 @@ def pages(site: Site) -> Iterator[File]:
     labels = {card.key: Labels.on(card) for card in site.documents.datasets}
     found = by_model(site)
     attacks = sorted({r.attack for r in site.documents.records})
-    links = {key: site.link("attack", key, page=f"{KINDS['model']}/") for key in attacks if name_of(key) != CLEAN}
+    links = {
+        key: site.link("attack", key, page=f"{KINDS['model']}/page.html") for key in attacks if name_of(key) != CLEAN
+    }
     for (net, weights), places in found.items():
         model = Model(site, net, weights, tuple(places), labels)
         yield site.render(
