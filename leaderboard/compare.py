@@ -11,23 +11,25 @@ from typing import Any
 
 from leaderboard.evidence import WORST
 from leaderboard.pairs import Matrix, matrix, packed
-from leaderboard.rows import CLEAN, Row, Section
+from leaderboard.rows import Row, Section, place
 from leaderboard.shell import File, Site
+from leaderboard.telling import best, telling
 from leaderboard.words import printable
 
 NAV = ("Compare", "compare.html")
+KINDS = {"compare": "compare"}
 
 BEST = 8  # models in the table of all pairs
 BYTES = 3_000_000  # of fallen images beside a page, about
 
 
 def pages(site: Site) -> Iterator[File]:
-    """A page for each board with two models or more, the images beside it as a script, and the list."""
+    """A page for each board but those of corruptions, the images beside it as a script, and the list."""
     labels = {card.key: card for card in site.documents.datasets}
     found = []
     for section in site.board.sections:
         match = Match(site, section)
-        if section.summary == "mean" or len(match.models) < 2:
+        if section.summary == "mean":
             continue
         found.append(match)
         card = labels.get(section.test)
@@ -49,7 +51,7 @@ class Match:
     @property
     def path(self) -> str:
         """Where its page lies."""
-        return f"compare/{PurePosixPath(self.site.board_of(self.section)).name}"
+        return self.site.path("compare", *place(self.section))
 
     @property
     def data(self) -> str:
@@ -74,21 +76,12 @@ class Match:
     @cached_property
     def column(self) -> str:
         """The one that is decided for most models."""
-
-        def decided(column: str) -> int:
-            return sum(not f.bound for row in self.models if (f := row.evidence.columns.get(column)) is not None)
-
-        return max((c for c in self.columns if c != CLEAN), key=decided, default=CLEAN)
+        return telling(self.section)
 
     @cached_property
     def best(self) -> list[Row]:
         """The best models that this column is decided for."""
-        found = [r for r in self.models if (f := r.evidence.columns.get(self.column)) is not None and not f.bound]
-        return sorted(found, key=self._standing)[:BEST]
-
-    def _standing(self, row: Row) -> float:
-        fallen = row.evidence.columns[self.column]
-        return -fallen.standing / max(1, fallen.n)
+        return best(self.section, BEST)
 
     @cached_property
     def pairs(self) -> Matrix:

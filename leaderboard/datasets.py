@@ -10,11 +10,11 @@ from functools import cached_property
 from bench import DatasetCard
 from leaderboard.classes import MANY, Labels, Share
 from leaderboard.drawing import Plot
-from leaderboard.evidence import WORST, Fallen
+from leaderboard.evidence import Fallen
 from leaderboard.grids import by_class
-from leaderboard.rows import CLEAN, Section
-from leaderboard.seeds import first_seed
+from leaderboard.rows import CLEAN, Row, Section
 from leaderboard.shell import File, Site
+from leaderboard.telling import best, number, telling
 
 NAV = ("Data sets", "data.html")
 KINDS = {"data": "data"}
@@ -34,7 +34,9 @@ def pages(site: Site) -> Iterator[File]:
     ]  # fmt: skip
     yield site.render("datasets.html", "data.html", title="Data sets", found=found)
     for data in found:
-        yield site.render("data.html", site.path("data", data.test), title=data.name, nav="Data sets", data=data)
+        yield site.render(
+            "data.html", site.path("data", data.test), title=data.name, nav="Data sets", data=data, number=number
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +67,26 @@ class Data:
         return self.counts[:CLASSES]
 
     @cached_property
+    def best(self) -> list[tuple[Section, Row | None, str]]:
+        """Each board, its best model where one is decided, and the column that says so."""
+        return [(s, next(iter(best(s, 1)), None), telling(s)) for s in self.boards]
+
+    @cached_property
     def hard(self) -> list[tuple[Section, int, Plot]]:
         """For each board with attacks, accuracy by class over its best models, and how many they are."""
         found = []
         for place, section in enumerate(self.boards):
-            rows = [first_seed(line) for line in section.lines][:BEST]
-            pairs = [(e[CLEAN], e[WORST]) for e in (r.evidence.columns for r in rows) if CLEAN in e and WORST in e]
+            column = telling(section)
+            pairs = [
+                (e[CLEAN], e[column])
+                for e in (r.evidence.columns for r in best(section, BEST))
+                if {CLEAN, column} <= e.keys()
+            ]
             if not pairs or self.labels is None or len(self.labels.names) > MANY or section.condition != CLEAN:
                 continue
-            clean, worst = (self._together([p[k] for p in pairs]) for k in (0, 1))
-            bound = any(p[1].bound for p in pairs)
-            if any(s.n for s in worst):
-                found.append(
-                    (
-                        section,
-                        len(pairs),
-                        by_class(f"h{place}", clean, worst, "worst" + (" (upper bounds)" if bound else "")),
-                    )
-                )
+            clean, robust = (self._together([p[k] for p in pairs]) for k in (0, 1))
+            if any(s.n for s in robust):
+                found.append((section, len(pairs), by_class(f"h{place}", clean, robust, column)))
         return found
 
     def _together(self, several: list[Fallen]) -> list[Share]:

@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 
-from leaderboard.arithmetic import Number
 from leaderboard.drawing import Plot
 from leaderboard.plots import Point, clean_and_robust, cost_and_robust
-from leaderboard.rows import CLEAN, Row, Section
-from leaderboard.seeds import Group, Spread
+from leaderboard.rows import CLEAN, Row, Section, place
+from leaderboard.seeds import Group
 from leaderboard.shell import File, Site
+from leaderboard.telling import number, telling
 
 NAV = ("Plots", "plots.html")
+KINDS = {"plots": "plots"}
 
 
 def pages(site: Site) -> Iterator[File]:
-    """A page for each board with two lines or more that were attacked, and the list."""
-    found = [Gallery(site, section) for section in site.board.sections]
-    found = [gallery for gallery in found if gallery.plots]
+    """A page for each board but those of corruptions, and the list."""
+    found = [Gallery(site, section) for section in site.board.sections if section.summary != "mean"]
     yield site.render("galleries.html", "plots.html", title="Plots", found=found)
     for gallery in found:
         title = f"Plots: {' · '.join(gallery.section.heading)}"
@@ -37,26 +36,16 @@ class Gallery:
     @property
     def path(self) -> str:
         """Where its page lies."""
-        return f"plots/{PurePosixPath(self.site.board_of(self.section)).name}"
+        return self.site.path("plots", *place(self.section))
 
     @cached_property
     def column(self) -> str:
-        """The column that is decided for most lines: the one that sums up, unless another one is for more."""
-        names = [self.section.summary, *reversed([h.name for h in self.section.heads if h.name != CLEAN])]
-
-        def decided(name: str) -> int:
-            return sum((x := self._number(line, name)) is not None and not x.bound for line in self.section.lines)
-
-        return max(names, key=decided, default="")
-
-    def _number(self, line: Row | Group, name: str) -> Number | Spread | None:
-        return line.summary if name and name == self.section.summary else line.numbers.get(name)
+        """The column that is decided for most models."""
+        return telling(self.section)
 
     @cached_property
     def plots(self) -> list[Plot]:
         """Accuracy against robustness, and robustness over training time, where there are two points or more."""
-        if self.section.summary == "mean" or not self.column:
-            return []
         drawn = []
         points = [p for line in self.section.lines if (p := self._point(line)) is not None]
         if len(points) > 1:
@@ -67,13 +56,13 @@ class Gallery:
         return drawn
 
     def _point(self, line: Row | Group) -> Point | None:
-        clean, robust = line.numbers.get(CLEAN), self._number(line, self.column)
+        clean, robust = line.numbers.get(CLEAN), number(line, self.section, self.column)
         if clean is None or robust is None:
             return None
         return Point(named(line), clean.accuracy, robust.accuracy, clean.interval, robust.interval, robust.bound)
 
     def _timed(self, line: Row | Group) -> Point | None:
-        training, robust = line.maker.training, self._number(line, self.column)
+        training, robust = line.maker.training, number(line, self.section, self.column)
         if training is None or robust is None:
             return None
         seconds = line.seconds if isinstance(line, Group) else training.cost.seconds

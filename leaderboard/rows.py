@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from leaderboard.evidence import Evidence
@@ -60,7 +61,7 @@ class Row:
     records: tuple[Record, ...] = ()  # all that it rests on
     evidence: Evidence = field(default_factory=Evidence)
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max((x.n for x in self.numbers.values()), default=0)
@@ -88,12 +89,12 @@ class Section:
             said = f"{said.removeprefix(OFFICIAL)}, {'official' if said.startswith(OFFICIAL) else 'generated'}"
         return self.dataset, self.threat or "no threat", said
 
-    @property
+    @cached_property
     def nets(self) -> tuple[str, ...]:
         """The nets of its rows."""
         return tuple(sorted({row.net for row in self.rows}, key=natural))
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max((row.n for row in self.rows), default=0)
@@ -121,6 +122,11 @@ class Board:
             for t in sorted((r.maker.training for r in section.rows if r.maker.training), key=_by_name)
         }
         return tuple(found.values())
+
+
+def place(section: Section) -> tuple[str, str, str]:
+    """What tells boards apart: test part, threat and condition."""
+    return section.test, section.threat or "", section.condition
 
 
 def named(training: TrainingRecord) -> tuple[Any, ...]:
