@@ -52,7 +52,8 @@ if TYPE_CHECKING:
         VerificationRecord,
         read_document,
     )
-    from bench.stats import binomial_tail, wilson
+    from bench.registry import split_list, split_recipe
+    from bench.stats import binomial_tail, holm, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -116,11 +117,14 @@ __all__ = [
     "extra_images",
     "fit",
     "frozen",
+    "holm",
     "locked",
     "nearest",
     "net",
     "per_image_sum",
     "read_document",
+    "split_list",
+    "split_recipe",
     "tiers",
     "unpack",
     "wilson",
@@ -147,7 +151,8 @@ _HOMES = {
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord VerificationRecord read_document",
-        "stats": "binomial_tail wilson",
+        "registry": "split_list split_recipe",
+        "stats": "binomial_tail holm wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "trust": "Tier tiers",

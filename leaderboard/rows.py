@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from leaderboard.evidence import Evidence
 from leaderboard.words import natural
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Row:
     curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
     fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
     records: tuple[Record, ...] = ()  # all that it rests on
+    evidence: Evidence = field(default_factory=Evidence)
 
     @cached_property
     def n(self) -> int:
@@ -120,6 +122,11 @@ class Board:
             for t in sorted((r.maker.training for r in section.rows if r.maker.training), key=_by_name)
         }
         return tuple(found.values())
+
+
+def place(section: Section) -> tuple[str, str, str]:
+    """What tells boards apart: test part, threat and condition."""
+    return section.test, section.threat or "", section.condition
 
 
 def named(training: TrainingRecord) -> tuple[Any, ...]:

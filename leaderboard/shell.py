@@ -83,7 +83,7 @@ class Site:
 
     def _name(self, kind: str, key: tuple[str, ...]) -> str:
         match kind:
-            case "board":
+            case "board" | "compare" | "plots":
                 test, threat, condition = key
                 return f"{self.datasets.get(test, test[:7])} {threat or 'no threat'} {condition}"
             case "model":

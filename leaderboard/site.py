@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bench import write_atomically
-from leaderboard import boards
+from leaderboard import attacks, boards, compare, datasets, gallery, method, models
 from leaderboard.documents import Documents
 from leaderboard.shell import HERE, File, Site, assets
 from leaderboard.table import board_of
@@ -33,6 +33,12 @@ MODULES = cast(
     "tuple[Pages, ...]",
     (
         boards,
+        models,
+        attacks,
+        datasets,
+        compare,
+        gallery,
+        method,
     ),
 )  # fmt: skip
 

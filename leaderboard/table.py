@@ -12,6 +12,7 @@ from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, e
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
 from leaderboard.doubts import Doubt, masked, said
+from leaderboard.evidence import MODELS, Evidence, by_condition, gathered
 from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.seeds import lines, rank
@@ -59,6 +60,7 @@ class _Library:
     def __init__(self, documents: Documents, first: float) -> None:
         records, trainings, datasets = documents.records, documents.trainings, documents.datasets
         self.cells = outcomes(records, lambda record: documents.distances[record.images], first)
+        self.detailed = len({(place.net, place.weights) for place in self.cells}) <= MODELS
         self.near: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
         for place, cell in sorted(self.cells.items(), key=lambda c: c[0].attack):
             self.near.setdefault((*place[:3], place.weights), {})[place] = cell
@@ -110,11 +112,12 @@ class _Library:
         heads = [h if 2 * asked[h] >= len(subjects) else replace(h, common=False) for h in heads]
         strict = [h for h in heads if h.strict]
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
-        rows = [
-            row
-            for (net, w), s in subjects.items()
-            for row in self._rows(net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s, strict)
-        ]
+        rows: list[Row] = []
+        for (net, w), s in subjects.items():
+            evidence = s.evidence(heads, detailed=self.detailed)
+            rows += self._rows(
+                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s, strict, evidence
+            )
         return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
     def _subject(self, place: Place) -> _Subject:
@@ -141,7 +144,9 @@ class _Library:
         for (net, weights), cells in sorted(subjects.items(), key=lambda item: item[0]):
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
-            rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()))
+            rows += self._rows(
+                net, weights, test, None, numbers, total, list(cells.values()), evidence=by_condition(cells)
+            )
         return self._section(test, None, name, heads, "mean", rows)
 
     def _section(
@@ -155,7 +160,7 @@ class _Library:
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
-        subject: _Subject | None = None, strict: Sequence[Head] = (),
+        subject: _Subject | None = None, strict: Sequence[Head] = (), evidence: Evidence | None = None,
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -169,6 +174,7 @@ class _Library:
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
                 (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
+                evidence or Evidence(),
             )  # fmt: skip
 
 
@@ -215,6 +221,13 @@ class _Subject:
     def fell(self, heads: Sequence[Head]) -> Images:
         """The images that fell in some of these columns."""
         return Images.union(self.exam(h).fell for h in heads)
+
+    def evidence(self, heads: Sequence[Head], *, detailed: bool) -> Evidence:
+        """Which images fell in each column and, in detail, to which attacks and for what they were taken."""
+        return gathered(
+            {h: (self.exam(h), self.number(h)) for h in heads if h.name != CLEAN}, self.clean, self.cells,
+            detailed=detailed,
+        )  # fmt: skip
 
     def used(self, heads: Sequence[Head]) -> list[Outcome]:
         """The cells behind these columns, clean among them."""

@@ -13,7 +13,9 @@ _UNSEEN = "\N{REPLACEMENT CHARACTER}"
 
 def printable(text: str) -> str:
     """The text on one line, with no character that steers a terminal, a parser or the direction of writing."""
-    return "".join(_UNSEEN if _steers(c) else c for c in " ".join(text.split()))
+    line = " ".join(text.split())
+    # Most names are plain, and a large site has millions of them.
+    return line if line.isascii() and line.isprintable() else "".join(_UNSEEN if _steers(c) else c for c in line)
 
 
 def _steers(character: str) -> bool:

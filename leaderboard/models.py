@@ -1,0 +1,304 @@
+"""A page for each model: what made it, every number with what stands behind it, and how to make it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from bench import RampartError, split_recipe
+from leaderboard import cells
+from leaderboard.classes import MANY, Confusion, Labels, Share, confusion, ordered
+from leaderboard.curves import Curve as Distances
+from leaderboard.drawing import Plot
+from leaderboard.evidence import WORST
+from leaderboard.facts import DIVISIONS, TIERS, division, tier
+from leaderboard.grids import by_class, confusions, corruptions
+from leaderboard.history import SIZE as PANEL
+from leaderboard.history import History, Lesson
+from leaderboard.plots import STYLES, Curve, over_eps, over_passes
+from leaderboard.reproduce import command
+from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named
+from leaderboard.shell import File, Site
+from leaderboard.sidecars import MissingError, Sidecars, spent_until_fallen
+from leaderboard.words import name_of, natural, short
+
+if TYPE_CHECKING:
+    from bench import TrainingRecord
+    from leaderboard.arithmetic import Number
+    from leaderboard.evidence import Fallen, Tally
+
+KINDS = {"model": "models"}
+
+HARDEST = 12  # classes that are listed where there are too many for a plot
+
+
+def pages(site: Site) -> Iterator[File]:
+    """A page for each net and weights of the board."""
+    labels = {card.key: Labels.on(card) for card in site.documents.datasets}
+    found = by_model(site)
+    attacks = sorted({r.attack for r in site.documents.records})
+    links = {
+        key: site.link("attack", key, page=f"{KINDS['model']}/page.html") for key in attacks if name_of(key) != CLEAN
+    }
+    for (net, weights), places in found.items():
+        model = Model(site, net, weights, tuple(places), labels)
+        yield site.render(
+            "model.html", site.path("model", net, weights), title=model.title, nav="Boards", model=model, panel=PANEL,
+            settings=settings, cells=cells, attacks=links, known=found.keys(),
+        )  # fmt: skip
+
+
+def by_model(site: Site) -> dict[tuple[str, str], list[tuple[Section, Row]]]:
+    """The rows of each net and weights, in the order of the boards."""
+    found: dict[tuple[str, str], list[tuple[Section, Row]]] = {}
+    for section in site.board.sections:
+        for row in section.rows:
+            found.setdefault((row.net_key, row.weights), []).append((section, row))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What its page says."""
+
+    site: Site
+    net: str  # key
+    weights: str
+    places: tuple[tuple[Section, Row], ...]
+    labels: Mapping[str, Labels]
+    sidecars: Sidecars = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sidecars", Sidecars(self.site.ledger))
+
+    @property
+    def detailed(self) -> bool:
+        """Whether there are few enough models for all that is known of each."""
+        return any(row.evidence.exams for _, row in self.places)
+
+    @property
+    def row(self) -> Row:
+        """Its first row, for what all have in common."""
+        return self.places[0][1]
+
+    @property
+    def division(self) -> tuple[str, str]:
+        """Which models it competes with, and what that means."""
+        found = division(self.row)
+        return found, DIVISIONS[found]
+
+    @property
+    def tier(self) -> tuple[str, str]:
+        """How far its numbers were checked, and what that means."""
+        found = tier([record for _, row in self.places for record in row.records])
+        return found, TIERS[found]
+
+    @property
+    def title(self) -> str:
+        """The defense and, to tell it from others, net and seed."""
+        maker = self.row.maker
+        seed = f", seed {maker.seed}" if maker.training and maker.training.history else ""
+        return f"{maker.defense if maker.training else 'Weights ' + maker.defense} on {self.row.net}{seed}"
+
+    @cached_property
+    def trainings(self) -> list[tuple[str, TrainingRecord]]:
+        """Which of whose weights these are; each training once."""
+        found = {
+            named(row.maker.training): (row.maker.which, row.maker.training)
+            for _, row in self.places
+            if row.maker.training is not None
+        }
+        return list(found.values())
+
+    @cached_property
+    def histories(self) -> list[History]:
+        """How these trainings went, where they wrote it down."""
+        told = [t for _, t in self.trainings if t.history]
+        return [History(t, f"history-{place}") for place, t in enumerate(told)]
+
+    def curves(self, history: History) -> list[tuple[str, str]]:
+        """The curves of a history's accuracy: style and name."""
+        return Lesson((history,)).legend
+
+    @cached_property
+    def exams(self) -> list[Exam]:
+        """One for each board but those of corruptions; weights that several trainings made are examined once."""
+        kept: dict[int, Exam] = {}
+        for section, row in self.places:
+            if section.summary != "mean":
+                kept.setdefault(id(section), Exam(self, section, row, f"e{len(kept)}"))
+        return list(kept.values())
+
+    @cached_property
+    def spoilt(self) -> list[tuple[Section, Row, Plot]]:
+        """The boards of corruptions, each with its heat map."""
+        kept = {id(section): (section, row) for section, row in reversed(self.places) if section.summary == "mean"}
+        return [
+            (section, row, corruptions(f"c{place}", _heat(row)))
+            for place, (section, row) in enumerate(reversed(kept.values()))
+        ]
+
+    @cached_property
+    def doubts(self) -> list[tuple[str, str]]:
+        """Each doubt once, with the attacks whose records say so."""
+        return list({d.text: (d.text, ", ".join(d.attacks)) for _, row in self.places for d in row.doubts}.values())
+
+    @cached_property
+    def commands(self) -> list[tuple[Section, str, str]]:
+        """For each board the command, or why there is none; equal reasons once."""
+        found: dict[int, tuple[Section, str, str]] = {}
+        for section, row in self.places:
+            said, why = command(section, row)
+            if said or id(section) not in found:
+                found[id(section)] = (section, said, why)
+        return list(found.values())
+
+
+def settings(recipe: str) -> list[tuple[str, str]]:
+    """The settings in a recipe's key as they would be written; none where it cannot be read."""
+    try:
+        _, _, found = split_recipe(recipe)
+    except RampartError:
+        return []
+    return [(name, repr(value)) for name, value in sorted(found.items())]
+
+
+def _heat(row: Row) -> dict[str, dict[int, tuple[int, int]]]:
+    found: dict[str, dict[int, tuple[int, int]]] = {}
+    for condition, counts in sorted(row.evidence.conditions.items(), key=lambda c: natural(c[0])):
+        name, _, severity = condition.rpartition(":")
+        found.setdefault(short(name).removeprefix(OFFICIAL), {})[int(severity)] = counts
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Exam:
+    """What one board says of the model."""
+
+    model: Model
+    section: Section
+    row: Row
+    id: str
+
+    @cached_property
+    def numbers(self) -> list[tuple[Head, Number, bool]]:
+        """Column, number, and whether it sums up."""
+        found = [(h, self.row.numbers[h.name], False) for h in self.section.heads if h.name in self.row.numbers]
+        if self.section.summary and self.row.summary is not None:
+            found.append((Head(self.section.summary, ()), self.row.summary, True))
+        return found
+
+    @property
+    def labels(self) -> Labels | None:
+        """The classes of the test images, where a card tells."""
+        return self.model.labels.get(self.section.test)
+
+    @cached_property
+    def tallies(self) -> list[tuple[str, Tally]]:
+        """Each attack's work, the costliest first."""
+        return sorted(self.row.evidence.tallies.items(), key=lambda t: (-t[1].spent.seconds, t[0]))
+
+    @cached_property
+    def column(self) -> str:
+        """The column that says most: `worst`, else of those that are decided the lowest; empty where there is none."""
+        found = self.row.evidence.columns
+        known = {name: f for name, f in found.items() if name != CLEAN and f.n and not f.bound}
+        return (
+            WORST if WORST in known else min(known, key=lambda name: known[name].standing / known[name].n, default="")
+        )
+
+    @cached_property
+    def classes(self) -> Plot | None:
+        """Accuracy by class, clean and attacked; None where there are too many classes, or nothing is known of them."""
+        shares = self.shares
+        if not self.model.detailed or not shares or len(self.labels.names if self.labels else ()) > MANY:
+            return None
+        robust = shares.get(self.column) or shares.get(CLEAN)
+        return by_class(f"{self.id}-classes", shares.get(CLEAN, []), robust, self.column or CLEAN) if robust else None
+
+    @cached_property
+    def shares(self) -> dict[str, list[Share]]:
+        """What stands of each class, by column; `worst` last."""
+        columns: Mapping[str, Fallen] = self.row.evidence.columns
+        if self.labels is None or not any(f.among(sum(self.labels.images)) for f in columns.values()):
+            return {}
+        names = (*(h.name for h in self.section.heads), WORST) if self.model.detailed else (CLEAN, self.column)
+        return {name: self.labels.shares(columns[name]) for name in names if name in columns}
+
+    @cached_property
+    def weakest(self) -> list[Share]:
+        """The classes of which least stands; all where they are few."""
+        found = ordered(self.shares.get(self.column) or self.shares.get(CLEAN) or [])
+        return found if len(found) <= MANY else found[:HARDEST]
+
+    @cached_property
+    def confusions(self) -> list[tuple[str, Confusion]]:
+        """For what images were taken, by column, the one that says most first; none where no sidecar can be read."""
+        evidence, found = self.row.evidence, []
+        order = [
+            self.column,
+            *(name for name in evidence.exams if name != self.column and not evidence.columns[name].bound),
+        ]
+        for name in order:
+            if name not in evidence.exams or self.labels is None:
+                continue
+            exam, fallen = evidence.exams[name], evidence.columns[name]
+            clean = evidence.clean if name == WORST or self._strict(name) else None
+            try:
+                found.append((name, confusion(exam, clean, self.labels, fallen.n, self.model.sidecars.predicted)))
+            except MissingError:
+                continue
+        return found
+
+    def _strict(self, name: str) -> bool:
+        return next(h.strict for h in self.section.heads if h.name == name)
+
+    @property
+    def matrix(self) -> Plot | None:
+        """The first of these, drawn; None where there is none or there are too many classes."""
+        if not self.confusions or len(self.confusions[0][1].names) > MANY:
+            return None
+        name, found = self.confusions[0]
+        return confusions(f"{self.id}-confusion", found, name)
+
+    @cached_property
+    def eps(self) -> Plot | None:
+        """Robust accuracy over eps, a line a minimum-norm attack; None where there is none."""
+        curves: Mapping[str, Distances] = self.row.curves
+        limit = _eps(self.section.threat)
+        if not curves or not limit:
+            return None
+        reach = max(next((d for d, a in c.points() if a <= 0.01), 4 * limit) for c in curves.values())
+        end = min(max(reach, 1.5 * limit), 4 * limit)
+        drawn = [Curve(name, tuple(c.points(end))) for name, c in curves.items()]
+        return over_eps(f"{self.id}-eps", drawn, limit, end, self.section.threat or "")
+
+    @cached_property
+    def passes(self) -> Plot | None:
+        """Robust accuracy over passes, a line a column; the hardest of them where there are many."""
+        evidence, found = self.row.evidence, []
+        for head in self.section.heads:
+            exam, fallen = evidence.exams.get(head.name), evidence.columns.get(head.name)
+            if exam is None or fallen is None or not head.strict or fallen.bound or not exam.members:
+                continue
+            try:
+                steps = spent_until_fallen(exam, evidence.clean, fallen.n, self.model.sidecars)
+            except MissingError:
+                continue
+            if steps:
+                found.append(Curve(head.name, tuple(steps)))
+        found.sort(key=lambda c: c.steps[-1][1])
+        telling = len(found) > 1 or any(len(c.steps) > 3 for c in found)
+        return over_passes(f"{self.id}-passes", found[:STYLES]) if telling else None
+
+
+def _eps(threat: str | None) -> float:
+    """The size of a threat; 0 where it has none."""
+    from fractions import Fraction
+
+    try:
+        return float(Fraction((threat or "").partition(":")[2]))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return 0.0
