@@ -43,7 +43,15 @@ if TYPE_CHECKING:
         defense,
         net,
     )
-    from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord
+    from bench.records import (
+        ColumnCard,
+        DatasetCard,
+        ExamCard,
+        Record,
+        ReportedCard,
+        TableCard,
+        TrainingRecord,
+    )
     from bench.stats import wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
@@ -83,10 +91,12 @@ __all__ = [
     "RampartError",
     "Recipe",
     "Record",
+    "ReportedCard",
     "Shape",
     "Sheet",
     "Store",
     "Suite",
+    "TableCard",
     "ThreatModel",
     "TrainJob",
     "Training",
@@ -131,7 +141,7 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord",
+        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard TableCard TrainingRecord",
         "stats": "wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",

@@ -21,6 +21,8 @@ from bench.records import (
     Document,
     ExamCard,
     Record,
+    ReportedCard,
+    TableCard,
     TrainingRecord,
     read_document,
     write_document,
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel
 
 _HASH = re.compile("[0-9a-f]{64}")
-D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard)
+D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard, TableCard, ReportedCard)
 
 
 @dataclass(frozen=True)

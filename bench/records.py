@@ -158,7 +158,65 @@ class ExamCard(_Document):
     n: int  # of the first test images
 
 
-Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard
+class TableColumn(_Document):
+    """What a column of a published table is here."""
+
+    said: str  # the column's name in the paper
+    attacks: list[str]  # recipe keys
+    strict: bool
+    first: int = 0  # of the test images; 0 is all
+    condition: str
+
+
+class TableCard(_Document):
+    """Which training and which cells answer a row of a published table.  `key` is the hash of the rest."""
+
+    schema_: Literal["rampart/table-1"] = Field("rampart/table-1", alias="schema")
+    key: Hash
+    paper: str
+    table: str
+    row: str  # data set/net/name in that table
+    variant: str  # of the row's recipe; empty is what the paper describes
+    training: Hash  # its key
+    which: Literal["best", "last"]
+    test: Hash
+    threat: str
+    columns: list[TableColumn]
+
+
+class ReportedModel(_Document):
+    """A model on a board elsewhere; accuracies are percentages, as they are written there."""
+
+    name: str
+    dataset: str
+    threat: str
+    eps: str
+    clean: float
+    autoattack: float | None
+    worse: float | None  # under attacks that were found to do better
+    corruptions: float | None
+    claimed: float | None
+    doubted: bool
+    architecture: str
+    extra_data: bool
+    paper: str
+    link: str
+    venue: str
+    weights: bool
+    licence: str
+    recipe: str | None  # that pulls it
+
+
+class ReportedCard(_Document):
+    """What a board elsewhere says of published models.  `key` is the hash of the rest."""
+
+    schema_: Literal["rampart/reported-1"] = Field("rampart/reported-1", alias="schema")
+    key: Hash
+    board: str  # its name
+    models: list[ReportedModel]
+
+
+Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard | TableCard | ReportedCard
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 
 
