@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -64,16 +64,16 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     """
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
-    from leaderboard.site import document, publish
-    from leaderboard.table import table
+    from leaderboard.document import document
+    from leaderboard.site import publish
     from leaderboard.terminal import text
 
     with _prints_aside(), reporter() as report:  # plugins may print
         exam, place = _resolve(options)
         _warn_of_hours(exam, place)
         summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
-        page = publish(place.ledger, Path(site))
-    board = table(place.ledger)
+        board = publish(place.ledger, Path(site)).board
+    page = Path(site) / "index.html"
     test, threat = exam.dataset.test.hash, str(exam.threat)
     board = replace(board, sections=tuple(x for x in board.sections if x.test == test and x.threat in (threat, None)))
     if as_json:
@@ -87,6 +87,15 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
         _say(f"bench: error: {failure}")
     if summary.failures:
         sys.exit(summary.failures[0].exit_code)
+    _stop_if_damaged(board.damaged)
+
+
+def _stop_if_damaged(damaged: Sequence[str]) -> None:
+    """Name what the board had to skip, and stop with exit 4."""
+    for said in damaged:
+        _say(f"bench: skipped: {said}")
+    if damaged:
+        sys.exit(4)
 
 
 @cli.command(cls=Command)
@@ -142,10 +151,12 @@ def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
 
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
-    page = publish_site(Ledger(Path(ledger)), Path(site), n or 0)
+    damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0).board.damaged
+    page = Path(site) / "index.html"
     if as_json:
-        _print_json({"schema": "rampart/publish-1", "page": str(page)})
+        _print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})
     _say(f"The board: {page.resolve().as_uri()}")
+    _stop_if_damaged(damaged)
 
 
 @cli.command(cls=Command)

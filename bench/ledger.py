@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -100,11 +100,21 @@ class Ledger:
         """The documents under a key, in the order of their hashes."""
         return [d for d in map(self._read, sorted((self.root / key).glob("*.json"))) if isinstance(d, kind)]
 
-    def all(self) -> Iterator[Document]:
-        """Every document, in a fixed order."""
+    def all(self, skip: Callable[[str], object] | None = None) -> Iterator[Document]:
+        """Every document, in a fixed order.
+
+        skip: is told of each file that cannot be read, by its path in the ledger, and why; without it the first one
+        is an IntegrityError.
+        """
         for path in sorted(self.root.glob("*/*.json")):
-            if _HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem):  # other files are not ours
+            if not (_HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem)):  # other files are not ours
+                continue
+            try:
                 yield self._read(path)
+            except (IncompleteError, IntegrityError) as error:
+                if skip is None:
+                    raise
+                skip(str(error).replace(f"{self.root}/", ""))
 
     def _read(self, path: Path) -> Document:
         try:

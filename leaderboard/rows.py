@@ -44,6 +44,8 @@ class Row:
     """One training's weights on one exam."""
 
     maker: Maker
+    net: str
+    net_key: str
     weights: str
     notes: tuple[str, ...]  # where it was trained for another threat or on another data set
     numbers: Mapping[str, Number]  # by column; a column that was not asked is absent
@@ -60,12 +62,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """The rows that can be compared: one data set, net, threat and condition; or all corruptions of it."""
+    """The rows that can be compared: one data set, threat and condition; or all corruptions of it."""
 
     dataset: str
     test: str
-    net: str
-    net_key: str
     threat: str | None
     condition: str
     heads: tuple[Head, ...]
@@ -75,12 +75,17 @@ class Section:
     available: int | None  # images of the test part, where its card is known
 
     @property
-    def heading(self) -> tuple[str, str, str, str]:
-        """Data set, net, threat and condition, and of a corruption whether its images are published ones."""
+    def heading(self) -> tuple[str, str, str]:
+        """Data set, threat and condition, and of a corruption whether its images are published ones."""
         said = self.condition
         if said != CLEAN:
             said = f"{said.removeprefix(OFFICIAL)}, {'official' if said.startswith(OFFICIAL) else 'generated'}"
-        return self.dataset, self.net, self.threat or "no threat", said
+        return self.dataset, self.threat or "no threat", said
+
+    @property
+    def nets(self) -> tuple[str, ...]:
+        """The nets of its rows."""
+        return tuple(sorted({row.net for row in self.rows}, key=natural))
 
     @property
     def n(self) -> int:
@@ -99,6 +104,7 @@ class Board:
     versions: tuple[tuple[str, tuple[str, ...]], ...]
     machines: tuple[str, ...]
     made: tuple[str, str] | None  # the first and the last time in the records
+    damaged: tuple[str, ...] = ()  # a sentence for each file of the ledger that was skipped
 
     @property
     def made_by(self) -> tuple[TrainingRecord, ...]:

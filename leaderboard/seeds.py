@@ -56,7 +56,7 @@ class Spread:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The rows of one defense, data set and threat, and of the same of its weights, that differ in their seed."""
+    """The rows of one defense, net, data set and threat, and of the same of its weights, that differ in their seed."""
 
     which: str  # best, last, or best = last where that holds for every seed
     rows: tuple[Row, ...]  # two or more, by their seed
@@ -73,6 +73,11 @@ class Group:
     def seeds(self) -> tuple[int, ...]:
         """The training seeds, in order."""
         return tuple(row.maker.seed or 0 for row in self.rows)
+
+    @property
+    def net(self) -> str:
+        """The net of every row."""
+        return self.rows[0].net
 
     @property
     def weights(self) -> str:
@@ -145,7 +150,7 @@ def rank(line: Row | Group) -> tuple[Any, ...]:
     return (
         summary is None, summary is not None and summary.bound,
         -summary.accuracy if summary else 0.0, -clean.accuracy if clean else 0.0,
-        natural(line.maker.defense), line.maker.seed or 0, line.maker.which, line.weights,
+        natural(line.maker.defense), natural(line.net), line.maker.seed or 0, line.maker.which, line.weights,
     )  # fmt: skip
 
 
@@ -157,7 +162,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, tuple[Row, ...]]]:
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if (made := row.maker.training) is not None:
-            alike.setdefault((made.defense, made.train, made.val, made.threat), []).append(row)
+            alike.setdefault((made.defense, row.net_key, made.train, made.val, made.threat), []).append(row)
     for found in alike.values():
         kinds = {row.maker.which for row in found}
         for which in sorted(kinds & {"best", "last"} or kinds):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import ColumnCard, DatasetCard, ExamCard, Record, ThreatModel, TrainingRecord
+from bench import ColumnCard, Record, ThreatModel, TrainingRecord
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
+from leaderboard.documents import Documents
 from leaderboard.doubts import Doubt, masked, said
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.seeds import lines, rank
@@ -20,23 +21,17 @@ if TYPE_CHECKING:
 
 
 def table(ledger: Ledger, n: int = 0) -> Board:
-    """The board: a pure function of the ledger.  IntegrityError where a record is damaged.
+    """The board of a ledger; n as in board_of."""
+    return board_of(Documents.of(ledger), n)
+
+
+def board_of(documents: Documents, n: int = 0) -> Board:
+    """The board: a pure function of the documents.
 
     n: only the first n test images count (0: all), as where a costly column was asked about no more.
     """
-    documents = list(ledger.all())
-    records = [d for d in documents if isinstance(d, Record)]
-    trainings = [d for d in documents if isinstance(d, TrainingRecord)]
-    sources: list[Record | TrainingRecord] = [*records, *trainings]
-    library = _Library(
-        records,
-        trainings,
-        [d for d in documents if isinstance(d, DatasetCard)],
-        [d for d in documents if isinstance(d, ColumnCard)],
-        [d for d in documents if isinstance(d, ExamCard)],
-        lambda record: dict(zip(record.asked, map(float, ledger.images(record)["distance"]), strict=True)),
-        n or math.inf,
-    )
+    library = _Library(documents, n or math.inf)
+    sources: list[Record | TrainingRecord] = [*documents.records, *documents.trainings]
     versions: dict[str, set[str]] = {}
     for source in sources:
         for package, version in source.versions.items():
@@ -44,29 +39,25 @@ def table(ledger: Ledger, n: int = 0) -> Board:
     times = sorted(source.made for source in sources)
     return Board(
         sections=tuple(library.sections()),
-        records=len(records),
-        trainings=len({t.key for t in trainings}),
+        records=len(documents.records),
+        trainings=len({t.key for t in documents.trainings}),
         commits=tuple(sorted({s.commit for s in sources if s.commit})),
         versions=tuple((package, tuple(sorted(v, key=natural))) for package, v in sorted(versions.items())),
         machines=tuple(sorted({f"{s.machine.name} ({s.machine.device})" for s in sources})),
         made=(times[0], times[-1]) if times else None,
+        damaged=documents.damaged,
     )
+
+
+Subject = tuple[str, str]  # net and weights
 
 
 class _Library:
     """The documents of a ledger, joined: cells by place, makers by weights, names by hash."""
 
-    def __init__(
-        self,
-        records: Sequence[Record],
-        trainings: Sequence[TrainingRecord],
-        datasets: Sequence[DatasetCard],
-        cards: Sequence[ColumnCard],
-        exams: Sequence[ExamCard],
-        distances: Callable[[Record], Mapping[int, float]],
-        first: float,
-    ) -> None:
-        self.cells = outcomes(records, distances, first)
+    def __init__(self, documents: Documents, first: float) -> None:
+        records, trainings, datasets = documents.records, documents.trainings, documents.datasets
+        self.cells = outcomes(records, lambda record: documents.distances[record.images], first)
         self.near: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
         for place, cell in sorted(self.cells.items(), key=lambda c: c[0].attack):
             self.near.setdefault((*place[:3], place.weights), {})[place] = cell
@@ -79,9 +70,9 @@ class _Library:
         self.datasets = told_apart({r.test: r.dataset for r in records} | {card.key: card.name for card in datasets})
         labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
-        self.cards = cards
+        self.cards = documents.columns
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
-        asked = {(e.test, e.threat) for e in exams} | {(p.test, p.threat) for p in self.cells if p.threat}
+        asked = {(e.test, e.threat) for e in documents.exams} | {(p.test, p.threat) for p in self.cells if p.threat}
         for test, threat in asked:
             norm, colon, _ = threat.partition(":")
             if colon:
@@ -89,42 +80,41 @@ class _Library:
 
     def sections(self) -> Iterator[Section]:
         """Every section, in the order of the page."""
-        pairs = {(place.test, place.net) for place in self.cells}
-        for test, net in sorted(pairs, key=lambda p: (self.datasets[p[0]], self.nets[p[1]])):
-            places = [p for p in self.cells if (p.test, p.net) == (test, net)]
-            attacked: dict[tuple[str, str], set[str]] = {}
+        for test in sorted({place.test for place in self.cells}, key=lambda t: self.datasets[t]):
+            places = [p for p in self.cells if p.test == test]
+            attacked: dict[tuple[str, str], set[Subject]] = {}
             for p in places:
                 # The distances of a minimum-norm attack are judged under each threat of its norm.
                 said = p.threat or ""
                 for threat in self.threats.get((test, said), ()) if said and ":" not in said else (said,):
                     if name_of(p.attack) != CLEAN:
-                        attacked.setdefault((p.condition, threat), set()).add(p.weights)
-            done = set[str]().union(*(weights for (condition, _), weights in attacked.items() if condition == CLEAN))
-            bare = {p.weights for p in places if p.condition == CLEAN} - done
+                        attacked.setdefault((p.condition, threat), set()).add((p.net, p.weights))
+            done = set[Subject]().union(*(who for (condition, _), who in attacked.items() if condition == CLEAN))
+            bare = {(p.net, p.weights) for p in places if p.condition == CLEAN} - done
             for condition, threat in sorted(attacked, key=lambda c: (c[0] != CLEAN, natural(c[0]), natural(c[1]))):
-                yield self._attacked(test, net, condition, threat, attacked[condition, threat])
+                yield self._attacked(test, condition, threat, attacked[condition, threat])
             if bare:
-                yield self._attacked(test, net, CLEAN, None, bare)
+                yield self._attacked(test, CLEAN, None, bare)
             for published in (False, True):
                 spoilt = [p for p in places if p.condition != CLEAN and name_of(p.attack) == CLEAN]
                 if alike := [p for p in spoilt if p.condition.startswith(OFFICIAL) is published]:
-                    yield self._spoilt(test, net, f"{OFFICIAL if published else ''}corruptions", alike)
+                    yield self._spoilt(test, f"{OFFICIAL if published else ''}corruptions", alike)
 
-    def _attacked(self, test: str, net: str, condition: str, threat: str | None, weights: set[str]) -> Section:
+    def _attacked(self, test: str, condition: str, threat: str | None, who: set[Subject]) -> Section:
         """The section of one threat and condition."""
-        subjects = {w: self._subject(Place(test, net, condition, threat, w, "")) for w in sorted(weights)}
+        subjects = {s: self._subject(Place(test, s[0], condition, threat, s[1], "")) for s in sorted(who)}
         columns = _columns([c for c in self.cards if c.norm in ("", (threat or "").partition(":")[0])])
         heads = [h for h in columns if any(_tells(s.number(h)) for s in subjects.values())]
         strict = [h for h in heads if h.strict]
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows = [
             row
-            for w, s in subjects.items()
+            for (net, w), s in subjects.items()
             for row in self._rows(
                 net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict), s.hidden()
             )
         ]
-        return self._section(test, net, threat, short(condition), heads, "worst" if strict else "", rows)
+        return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
     def _subject(self, place: Place) -> _Subject:
         """What is known of one set of weights under one condition and threat."""
@@ -136,7 +126,7 @@ class _Library:
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
         return _Subject(clean, mine)
 
-    def _spoilt(self, test: str, net: str, name: str, places: Sequence[Place]) -> Section:
+    def _spoilt(self, test: str, name: str, places: Sequence[Place]) -> Section:
         """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
         conditions = sorted({p.condition for p in places}, key=natural)
         families: dict[str, list[str]] = {}
@@ -144,18 +134,20 @@ class _Library:
             families.setdefault(short(condition.rpartition(":")[0]), []).append(condition)
         heads = [Head(name, tuple(family)) for name, family in families.items()]
         rows: list[Row] = []
-        for weights in sorted({p.weights for p in places}):
-            cells = {p.condition: self.cells[p] for p in places if p.weights == weights}
+        subjects: dict[Subject, dict[str, Outcome]] = {}
+        for p in places:
+            subjects.setdefault((p.net, p.weights), {})[p.condition] = self.cells[p]
+        for (net, weights), cells in sorted(subjects.items(), key=lambda item: item[0]):
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()))
-        return self._section(test, net, None, name, heads, "mean", rows)
+        return self._section(test, None, name, heads, "mean", rows)
 
     def _section(
-        self, test: str, net: str, threat: str | None, condition: str, heads: list[Head], summary: str, rows: list[Row]
+        self, test: str, threat: str | None, condition: str, heads: list[Head], summary: str, rows: list[Row]
     ) -> Section:
         return Section(
-            self.datasets[test], test, self.nets[net], net, threat, condition,
+            self.datasets[test], test, threat, condition,
             tuple(heads), summary, tuple(sorted(rows, key=rank)), lines(rows, heads), self.available.get(test),
         )  # fmt: skip
 
@@ -172,7 +164,10 @@ class _Library:
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
-            yield Row(maker, weights, notes, known, summary, Spent.of(records), (*said(records), *hidden), curves or {})
+            yield Row(
+                maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
+                (*said(records), *hidden), curves or {},
+            )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,19 +31,30 @@ def text(board: Board) -> Group:
     return Group(*(part for draw, section in drawn for part in (draw(section), Text(_footnote(section)))))
 
 
+def _title(section: Section) -> Text:
+    """What the section is about, its net too where it has but one."""
+    from rich.text import Text
+
+    dataset, *rest = section.heading
+    said = [dataset, *(section.nets if len(section.nets) == 1 else ()), *rest]
+    return Text(" · ".join(map(printable, said)), style="bold")
+
+
 def _turned(section: Section) -> Table:
     """A section of many columns: each is a row, and a column is a defense."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(" · ".join(map(printable, section.heading)), style="bold")
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn = Table(
+        title=_title(section), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     drawn.add_column("", no_wrap=True)
     for line in section.lines:
         many = f"{len(line.rows)} seeds" if isinstance(line, Several) else ""
         seed = many or ("" if line.maker.seed is None else f"seed {line.maker.seed}")
-        label = "\n".join(filter(None, [printable(line.maker.defense), line.maker.which, seed]))
+        net = printable(line.net) if len(section.nets) > 1 else ""
+        label = "\n".join(filter(None, [printable(line.maker.defense), net, line.maker.which, seed]))
         drawn.add_column(Text(label), justify="right", overflow="fold")
     names = [*(printable(h.name) for h in section.heads), *([section.summary] if section.summary else [])]
     columns = [_cells(section, line, narrow=False) for line in section.lines]
@@ -58,11 +69,13 @@ def _table_of(section: Section) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(" · ".join(map(printable, section.heading)), style="bold")
-    drawn = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    drawn = Table(
+        title=_title(section), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
+    )
     drawn.add_column("defense", ratio=1, overflow="fold", min_width=12)
     drawn.add_column("weights")
     heads = [*(h.name for h in section.heads), *([section.summary] if section.summary else [])]
+    several = len(section.nets) > 1  # then the net stands below the defense
     narrow = len(heads) > 6  # then the half-width goes below its number
     for head in heads:
         name = printable(head).replace("-", "-\n") if len(head) > 9 else printable(head)
@@ -72,7 +85,8 @@ def _table_of(section: Section) -> Table:
         seed = f"{len(rows)} seeds" if rows else "" if made.seed is None else f"seed {made.seed}"
         below = "\n".join(filter(None, [made.which, seed])) or "–"
         style = "bold" if rows else ""
-        drawn.add_row(Text(printable(made.defense)), below, *_cells(section, line, narrow), style=style)
+        named = Text("\n".join(map(printable, [made.defense, line.net] if several else [made.defense])))
+        drawn.add_row(named, below, *_cells(section, line, narrow), style=style)
         for row in rows:
             which = "" if row.maker.which == made.which else f"\n  {row.maker.which}"
             drawn.add_row("", f"· seed {row.maker.seed}{which}", *_cells(section, row, narrow))
