@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         Record,
         ReportedCard,
         TableCard,
+        TableColumn,
         TrainingRecord,
     )
     from bench.stats import wilson
@@ -97,6 +98,7 @@ __all__ = [
     "Store",
     "Suite",
     "TableCard",
+    "TableColumn",
     "ThreatModel",
     "TrainJob",
     "Training",
@@ -141,7 +143,7 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard TableCard TrainingRecord",
+        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard TableCard TableColumn TrainingRecord",
         "stats": "wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_reproduce import reproduce
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
@@ -52,6 +53,9 @@ def cli() -> None:
     bench run --defense part-trades --suite quick      (a minute on a CPU)
     bench run --defense at trades --dataset mnist --data DIR -n 1000
     """
+
+
+cli.add_command(reproduce)
 
 
 @cli.command(cls=Command)
@@ -453,3 +457,8 @@ def _prints_aside() -> Iterator[None]:
 def _interrupted() -> int:
     _say("bench: interrupted; the same command continues")
     return 130
+
+
+# What commands in modules of their own need of this one.
+prints_aside, print_json, say = _prints_aside, _print_json, _say
+pick_executor, stop_if_damaged = _executor, _stop_if_damaged

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from bench.options import Command, numbers, option, places
 if TYPE_CHECKING:
     from bench.place import Place
     from bench.plan import Line, Speed
-    from bench.request import Exam
     from bench.reproduce import TableExam, TableRow
+    from bench.request import Exam
     from leaderboard.published import Paper, PaperPart, PaperRow, PaperTable
 
 DAY = 86_400.0  # seconds
@@ -36,8 +36,13 @@ DAY = 86_400.0  # seconds
 @click.option("--extra", default="", metavar="FILE", help="generated images (.npz), for tables that train on some")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
 @option("--batch", type=click.IntRange(min=1), help="images an attack holds at once; changes no verdict")
-@option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-        help="where cells run; auto: inline unless there is much to do")
+@option(
+    "--executor",
+    type=click.Choice(["auto", "inline", "process"]),
+    default="auto",
+    show_default=True,
+    help="where cells run; auto: inline unless there is much to do",
+)
 @option("--workers", type=click.IntRange(min=1), help="processes; default: one a core")
 @places
 def reproduce(paper: str, table: str, *, start: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
@@ -125,7 +130,10 @@ def _exam(
 
     columns = tuple((said, asked.column, asked.condition) for said, asked in part.columns.items())
     asked = tuple(
-        TableRow(_named(part, row), row.recipe(options["variant"], str(Path(options["extra"]).resolve()) if options["extra"] else ""))
+        TableRow(
+            _named(part, row),
+            row.recipe(options["variant"], str(Path(options["extra"]).resolve()) if options["extra"] else ""),
+        )
         for row in rows
     )
     return TableExam(
@@ -168,7 +176,9 @@ def _plan(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, A
         for exam in wanted.exams:
             for row in exam.rows:
                 try:
-                    rows.append(_planned(exam, row, exam.ask(row, place, wanted.seeds, options["n"] or 0), place, speeds))
+                    rows.append(
+                        _planned(exam, row, exam.ask(row, place, wanted.seeds, options["n"] or 0), place, speeds)
+                    )
                 except IncompleteError as error:
                     missing[row.row] = str(error)
         _draw_plan(paper, table, rows)
@@ -178,7 +188,7 @@ def _plan(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, A
     trainings = sum(row["trainings"] for row in rows)
     _finish(as_json, {
         "schema": "rampart/reproduce-plan-1", "paper": paper.name, "table": table.name, "rows": rows,
-        "seconds": round(seconds, 1), "cannot": dict([*wanted.impossible, *missing.items()]),
+        "seconds": round(seconds, 3), "cannot": dict([*wanted.impossible, *missing.items()]),
     })  # fmt: skip
     for note in table.notes:
         say(f"Note: {note}")
@@ -211,7 +221,7 @@ def _planned(
 
 
 def _seconds(lines: Sequence[Line]) -> float:
-    return round(sum(line.seconds for line in lines), 1)
+    return round(sum(line.seconds for line in lines), 3)
 
 
 def _draw_plan(paper: Paper, table: PaperTable, rows: Sequence[dict[str, Any]]) -> None:
@@ -236,11 +246,10 @@ def _draw_plan(paper: Paper, table: PaperTable, rows: Sequence[dict[str, Any]]) 
 
 def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, Any], *, as_json: bool) -> None:
     """Do what is missing, exam by exam, and set it beside the paper's numbers."""
-    from bench.cli import pick_executor, prints_aside, say
+    from bench.cli import pick_executor, prints_aside, say, stop_if_damaged
     from bench.report import print_rich, reporter
     from bench.reproduce import together
     from bench.run import run
-    from leaderboard.documents import Documents
     from leaderboard.parity import Answers, plain
     from leaderboard.parity_text import text
     from leaderboard.site import publish
@@ -264,10 +273,10 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
             summary = run(whole, place, executor, report=report.line)
             trained, asked = trained + summary.trained, asked + summary.asked
             failures += summary.failures
-        answers = Answers(Documents.of(place.ledger))
-        parity = answers.table(paper, table)
-        page = publish(place.ledger, Path(options["site"]))
+        site = publish(place.ledger, Path(options["site"]))
+        parity = Answers(site.documents).table(paper, table)
         print_rich(text(parity))
+    page = Path(options["site"]) / "index.html"
     _finish(as_json, {
         "schema": "rampart/reproduce-1", "trained": trained, "images_asked": asked, "cannot": cannot,
         "failures": [str(f) for f in failures], "site": str(page), "parity": plain(parity),
@@ -279,6 +288,7 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
         say(f"bench: error: {failure}")
     if failures:
         sys.exit(getattr(failures[0], "exit_code", 1))
+    stop_if_damaged(site.board.damaged)
     if cannot:
         sys.exit(4)
 

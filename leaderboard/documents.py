@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench import ColumnCard, DatasetCard, ExamCard, RampartError, Record, TrainingRecord
+from bench import (
+    ColumnCard,
+    DatasetCard,
+    ExamCard,
+    RampartError,
+    Record,
+    ReportedCard,
+    TableCard,
+    TrainingRecord,
+)
 
 if TYPE_CHECKING:
     from bench import Ledger
@@ -21,6 +30,8 @@ class Documents:
     datasets: tuple[DatasetCard, ...] = ()
     columns: tuple[ColumnCard, ...] = ()
     exams: tuple[ExamCard, ...] = ()
+    tables: tuple[TableCard, ...] = ()
+    reported: tuple[ReportedCard, ...] = ()
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
 
@@ -44,6 +55,8 @@ class Documents:
             tuple(d for d in found if isinstance(d, DatasetCard)),
             tuple(d for d in found if isinstance(d, ColumnCard)),
             tuple(d for d in found if isinstance(d, ExamCard)),
+            tuple(d for d in found if isinstance(d, TableCard)),
+            tuple(d for d in found if isinstance(d, ReportedCard)),
             distances,
             tuple(damaged),
         )

@@ -20,8 +20,7 @@ from leaderboard.rows import CLEAN
 from leaderboard.words import name_of
 
 if TYPE_CHECKING:
-    from bench import TableCard, TrainingRecord
-    from bench.records import TableColumn
+    from bench import TableCard, TableColumn, TrainingRecord
     from leaderboard.documents import Documents
 
 Z = (
@@ -153,7 +152,9 @@ class Answers:
             if training.key in keys:
                 self.trainings.setdefault(training.key, []).append(training)
         weights = {w for made in self.trainings.values() for t in made for w in t.weights.values()}
-        cells = outcomes((r for r in documents.records if r.weights in weights), lambda r: documents.distances[r.images])
+        cells = outcomes(
+            (r for r in documents.records if r.weights in weights), lambda r: documents.distances[r.images]
+        )
         self.cells: dict[tuple[str, str, str, str], dict[Place, Outcome]] = {}
         for place, cell in cells.items():
             self.cells.setdefault((place.test, place.net, place.condition, place.weights), {})[place] = cell
@@ -193,7 +194,9 @@ class Answers:
                     number = self._number(card, training, column) if column.said == said else None
                     if number is not None:
                         ours[training.seed] = number
-            whole = next((self._whole(c, column) for c, _ in latest for column in c.columns if column.said == said), None)
+            whole = next(
+                (self._whole(c, column) for c, _ in latest for column in c.columns if column.said == said), None
+            )
             cells[said] = Compared(quoted, table.runs, ours, whole)
         seeds = tuple(sorted({training.seed for _, training in latest}))
         return ParityLine(row, variant, which, seeds, max(0, len(alike) - 1), cells)
@@ -222,7 +225,16 @@ def place(part: PaperPart, row: PaperRow) -> str:
 def _kind(card: TableCard, training: TrainingRecord) -> tuple[Any, ...]:
     """What seeds of one line have in common: the whole recipe, the data and the columns."""
     columns = tuple((c.said, tuple(c.attacks), c.strict, c.first, c.condition) for c in card.columns)
-    return (training.defense, training.net, training.train, training.val, training.threat, card.test, card.threat, columns)
+    return (
+        training.defense,
+        training.net,
+        training.train,
+        training.val,
+        training.threat,
+        card.test,
+        card.threat,
+        columns,
+    )
 
 
 def plain(found: ParityTable) -> dict[str, Any]:
