@@ -46,14 +46,15 @@ DAY = 86_400.0  # seconds
 @option("--workers", type=click.IntRange(min=1), help="processes; default: one a core")
 @places
 def reproduce(paper: str, table: str, *, start: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
-    r"""A published table: its trainings and cells planned, run, and set beside the paper's numbers.
+    """A published table: its trainings and cells planned, run, and set beside the paper's numbers.
 
     \b
     bench reproduce vir                                        the tables that there are
     bench reproduce vir --table 1                              what it takes: GPU-days, and nothing is started
     bench reproduce vir --table 1 --rows at,vir-at --run       start; the same command continues
+
     PAPER is a name (part, vir), or a .json like those in leaderboard/papers.
-    """
+    """  # noqa: D301
     from bench.cli import prints_aside
     from leaderboard.published import paper as find
 
@@ -181,14 +182,14 @@ def _plan(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, A
                     )
                 except IncompleteError as error:
                     missing[row.row] = str(error)
-        _draw_plan(paper, table, rows)
-    for name, reason in [*wanted.impossible, *missing.items()]:
-        say(f"Cannot be run here: {name}: {reason}")
+        if rows:
+            _draw_plan(paper, table, rows)
+    _say_cannot({**dict(wanted.impossible), **missing})
     seconds = sum(row["training_seconds"] + row["attack_seconds"] for row in rows)
     trainings = sum(row["trainings"] for row in rows)
     _finish(as_json, {
         "schema": "rampart/reproduce-plan-1", "paper": paper.name, "table": table.name, "rows": rows,
-        "seconds": round(seconds, 3), "cannot": dict([*wanted.impossible, *missing.items()]),
+        "seconds": round(seconds, 3), "cannot": {**dict(wanted.impossible), **missing},
     })  # fmt: skip
     for note in table.notes:
         say(f"Note: {note}")
@@ -281,8 +282,7 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
         "schema": "rampart/reproduce-1", "trained": trained, "images_asked": asked, "cannot": cannot,
         "failures": [str(f) for f in failures], "site": str(page), "parity": plain(parity),
     })  # fmt: skip
-    for name, reason in cannot.items():
-        say(f"Cannot be run here: {name}: {reason}")
+    _say_cannot(cannot)
     say(f"{trained} trainings run, {asked:,} images asked. The board: {page.resolve().as_uri()}")
     for failure in failures:
         say(f"bench: error: {failure}")
@@ -301,6 +301,15 @@ def _place(options: dict[str, Any]) -> Place:
         Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
         tuple(str(Path(f).resolve()) for f in options["plugin"]), device, options["batch"] or pick_batch(device),
     )  # fmt: skip
+
+
+def _say_cannot(cannot: dict[str, str]) -> None:
+    """Name the rows that cannot be run, by the reason."""
+    from bench.cli import say
+
+    for reason in dict.fromkeys(cannot.values()):
+        rows = [row for row, why in cannot.items() if why == reason]
+        say(f"Cannot be run here: {', '.join(rows)}: {reason}")
 
 
 def _finish(as_json: bool, document: dict[str, Any]) -> None:

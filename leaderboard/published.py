@@ -36,7 +36,7 @@ class PaperRow(_Fact):
 
     name: str  # of one part of the table
     defense: str
-    said: dict[str, str | float]  # what else the paper says of the row
+    said: dict[str, str | int | float]  # what else the paper says of the row
     recipes: dict[str, str]  # by variant; the one without a name is what the paper describes
     needs_extra: bool = False  # images that are not part of the project
     numbers: dict[str, Quoted]  # by the paper's column
