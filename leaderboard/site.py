@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bench import write_atomically
-from leaderboard import boards
+from leaderboard import boards, parity_pages
 from leaderboard.documents import Documents
 from leaderboard.shell import HERE, File, Site, assets
 from leaderboard.table import board_of
@@ -33,6 +33,7 @@ MODULES = cast(
     "tuple[Pages, ...]",
     (
         boards,
+        parity_pages,
     ),
 )  # fmt: skip
 
