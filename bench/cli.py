@@ -147,15 +147,16 @@ def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: b
 @ledger_option
 @site_option
 @option("-n", "--n", type=click.IntRange(min=1), help="only the first N test images count; default: all")
+@click.option("--as-of", default="", metavar="DATE", help="as it was: a day, a time, or a version of Rampart (0.1.0)")
 @json_option
-def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
+def publish(ledger: str, site: str, n: int | None, as_of: str, as_json: bool) -> None:
     """The board from the ledger alone: no GPU, no weights, no data."""
     from bench.ledger import Ledger
     from leaderboard.site import publish as publish_site
 
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
-    damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0).board.damaged
+    damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0, as_of).board.damaged
     page = Path(site) / "index.html"
     if as_json:
         _print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})

@@ -28,9 +28,9 @@ class Machine(_Document):
 class Spent(_Document):
     """What a record cost: model passes counted in images, and seconds on the clock."""
 
-    forwards: int
-    backwards: int
-    seconds: float
+    forwards: Annotated[int, Field(ge=0)]
+    backwards: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Origin(_Document):

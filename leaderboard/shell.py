@@ -69,6 +69,7 @@ class Site:
     documents: Documents
     ledger: Ledger  # for sidecars: ledger.images(record)
     first: int = 0  # only so many of the first test images count; 0 is all
+    as_of: str = ""  # only what was made until then counts
     kinds: Mapping[str, str] = field(default_factory=dict)  # kind of page to folder
     nav: tuple[tuple[str, str], ...] = ()  # label and path, in the header's order
     sheets: tuple[str, ...] = ()  # the style sheets, as paths
