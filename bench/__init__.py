@@ -52,8 +52,9 @@ if TYPE_CHECKING:
         TableCard,
         TableColumn,
         TrainingRecord,
+        read_document,
     )
-    from bench.stats import wilson
+    from bench.stats import binomial_tail, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -108,6 +109,7 @@ __all__ = [
     "Value",
     "Zoo",
     "attack",
+    "binomial_tail",
     "corruption",
     "dataset",
     "defense",
@@ -119,6 +121,7 @@ __all__ = [
     "nearest",
     "net",
     "per_image_sum",
+    "read_document",
     "unpack",
     "wilson",
     "workshop",
@@ -143,8 +146,9 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard TableCard TableColumn TrainingRecord",
-        "stats": "wilson",
+        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard TableCard TableColumn TrainingRecord"
+        " read_document",
+        "stats": "binomial_tail wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",

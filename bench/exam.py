@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -197,4 +197,4 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """Its name in the ledger."""
-        return digest({"cell": asdict(self)})
+        return digest({"cell": {f.name: getattr(self, f.name) for f in fields(self)}})

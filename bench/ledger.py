@@ -6,6 +6,7 @@ Two ledgers merge by copying files (git merge, rsync): names never clash and con
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,35 +99,54 @@ class Ledger:
 
     def of(self, key: str, kind: type[D]) -> list[D]:
         """The documents under a key, in the order of their hashes."""
-        return [d for d in map(self._read, sorted((self.root / key).glob("*.json"))) if isinstance(d, kind)]
+        paths = sorted(map(str, (self.root / key).glob("*.json")))
+        return [d for d in map(self._read, paths) if isinstance(d, kind)]
 
-    def all(self, skip: Callable[[str], object] | None = None) -> Iterator[Document]:
+    def all(
+        self, skip: Callable[[str], object] | None = None, read: Callable[[bytes], Document] = read_document
+    ) -> Iterator[Document]:
         """Every document, in a fixed order.
 
         skip: is told of each file that cannot be read, by its path in the ledger, and why; without it the first one
-        is an IntegrityError.
+        is an IntegrityError.  read: makes a document of its JSON; ValueError where it cannot.
         """
-        for path in sorted(self.root.glob("*/*.json")):
-            if not (_HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem)):  # other files are not ours
-                continue
-            try:
-                yield self._read(path)
-            except (IncompleteError, IntegrityError) as error:
-                if skip is None:
-                    raise
-                skip(str(error).replace(f"{self.root}/", ""))
+        for key in self._keys():
+            for name in self._names(key):
+                try:
+                    yield self._read(f"{self.root}/{key}/{name}", read)
+                except (IncompleteError, IntegrityError) as error:
+                    if skip is None:
+                        raise
+                    skip(str(error).replace(f"{self.root}/", ""))
 
-    def _read(self, path: Path) -> Document:
+    def _keys(self) -> list[str]:
+        """The keys, in order."""
         try:
-            content = path.read_bytes()
+            return sorted(name for name in os.listdir(self.root) if _HASH.fullmatch(name))
+        except FileNotFoundError:
+            return []
+
+    def _names(self, key: str) -> list[str]:
+        """The documents under a key, in order; other files are not ours."""
+        try:
+            names = os.listdir(f"{self.root}/{key}")
+        except NotADirectoryError:
+            return []
+        return sorted(name for name in names if name.endswith(".json") and _HASH.fullmatch(name[:-5]))
+
+    def _read(self, path: str, read: Callable[[bytes], Document] = read_document) -> Document:
+        try:
+            with open(path, "rb") as file:
+                content = file.read()
         except OSError as error:
             raise IncompleteError(f"cannot read {path}: {error.strerror}") from error
-        if hashlib.sha256(content).hexdigest() != path.stem:
+        key, name = path.split("/")[-2:]
+        if hashlib.sha256(content).hexdigest() != name[:-5]:
             raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
         try:
-            document = read_document(content)
+            document = read(content)
         except ValueError as error:
             raise IntegrityError(f"{path} is not a record that this version reads: {error}") from error
-        if document.key != path.parent.name:
+        if document.key != key:
             raise IntegrityError(f"{path} lies in the folder of another cell; its own is {document.key}")
         return document

@@ -79,9 +79,10 @@ class Record(_Document):
 
     @model_validator(mode="after")
     def _whole(self) -> Record:
-        if not self.asked or len(set(self.asked)) != len(self.asked) or min(self.asked) < 0:
+        asked, fell = set(self.asked), set(self.fell)
+        if not asked or len(asked) != len(self.asked) or min(asked) < 0:
             raise ValueError("asked must be distinct places of images, at least one")
-        if not set(self.fell) <= set(self.asked) or len(set(self.fell)) != len(self.fell):
+        if not fell <= asked or len(fell) != len(self.fell):
             raise ValueError("fell must be distinct places of images that were asked")
         if self.key != self.cell.key:
             raise ValueError("the key is not that of its cell: a field was changed")

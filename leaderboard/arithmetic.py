@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench import wilson
+from leaderboard.images import Images
 
 if TYPE_CHECKING:
     from bench import Record, ThreatModel
@@ -58,21 +58,33 @@ class Outcome:
         return self if self.distance is None else replace(self, limit=threat.limit)
 
     @cached_property
-    def asked(self) -> frozenset[int]:
+    def asked(self) -> Images:
         """The images that some record asked."""
-        return frozenset(i for r in self.records for i in r.asked if i < self.first)
+        return self._counted(_union(self.records, "asked"))
 
     @cached_property
-    def fell(self) -> frozenset[int]:
+    def fell(self) -> Images:
         """The images that fell in some record, or within the limit."""
         if self.distance is not None:
-            return frozenset(i for i, d in self.distance.items() if d < math.inf and d <= self.limit and i < self.first)
-        return frozenset(i for r in self.records for i in r.fell if i < self.first)
+            within = Images(i for i, d in self.distance.items() if d < math.inf and d <= self.limit)
+        else:
+            within = _union(self.records, "fell")
+        return self._counted(within)
+
+    def _counted(self, images: Images) -> Images:
+        return images if self.first == math.inf else images & Images.below(int(self.first))
 
     @property
     def seed(self) -> int:
         """The attack seed."""
         return self.records[0].seed
+
+
+def _union(records: Sequence[Record], what: Literal["asked", "fell"]) -> Images:
+    """What the records asked or felled together."""
+    if len(records) == 1:
+        return Images(getattr(records[0], what))
+    return Images.union(Images(getattr(r, what)) for r in records)
 
 
 def outcomes(
@@ -84,7 +96,7 @@ def outcomes(
     count; records of others alone are left out.
     """
     cells: dict[Place, dict[tuple[str, int], list[Record]]] = {}
-    for r in (r for r in records if min(r.asked) < first):
+    for r in records if first == math.inf else (r for r in records if min(r.asked) < first):
         place = Place(r.test, r.net, r.condition, r.threat, r.weights, r.attack)
         cells.setdefault(place, {}).setdefault((r.precision, r.seed), []).append(r)
     return {
@@ -126,7 +138,7 @@ class Number:
     @property
     def accuracy(self) -> float:
         """The same, as near as a float comes."""
-        return float(self.share)
+        return self.standing / (self.n * self.conditions)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -142,8 +154,8 @@ class Number:
 class Exam:
     """What one column says of one set of weights: the images that fell, those decided, and the cells it rests on."""
 
-    fell: frozenset[int]
-    decided: frozenset[int]
+    fell: Images
+    decided: Images
     first: int  # the column is about so many of the first test images; 0 is all
     members: Mapping[str, Outcome]  # by attack; those that have a record
 
@@ -167,21 +179,14 @@ def examine(
     lost to begin with.
     """
     members = {a: cells[a] for a in attacks if a in cells}
-    fell = frozenset[int]().union(*(m.fell for m in members.values()))
+    fell = Images.union(m.fell for m in members.values())
     if strict and clean is not None:
         fell |= clean.fell
-    asked = frozenset[int]()
-    if attacks and len(members) == len(set(attacks)):
-        asked = frozenset.intersection(*(m.asked for m in members.values()))
-    decided = fell | asked
+    whole = attacks and len(members) == len(set(attacks))
+    decided = fell | Images.common(m.asked for m in members.values()) if whole else fell
     if limit:
-        fell, decided = (frozenset(i for i in images if i < limit) for images in (fell, decided))
+        fell, decided = fell & Images.below(limit), decided & Images.below(limit)
     return Exam(fell, decided, limit, members)
-
-
-def first(images: Collection[int]) -> int:
-    """n, where the first n test images are all among these and the next is not."""
-    return next(i for i in itertools.count() if i not in images)
 
 
 def count(exam: Exam, clean: Outcome | None) -> Number | None:
@@ -191,20 +196,20 @@ def count(exam: Exam, clean: Outcome | None) -> Number | None:
     cascade was cut short they are the fallen ones, and where an attack was asked for another column's sake they are
     those that withstood that column's other attacks.
     """
-    all_asked = first(clean.asked) if clean is not None else 0
+    all_asked = clean.asked.first if clean is not None else 0
     asked = min(all_asked, exam.first or all_asked)
     # The member that went least far sets the reach: others may have gone further for another column's sake.
-    reach = min((1 + max(m.asked, default=-1) for m in exam.members.values()), default=0)
+    reach = min((m.asked.end for m in exam.members.values()), default=0)
     reach = min(reach, exam.first or reach)
-    n, spent = first(exam.decided), exam.spent
-    if n < reach or (n < asked and n == _among_first(n, exam.fell)):
+    n, spent = exam.decided.first, exam.spent
+    if n < reach or (n < asked and n == exam.fell.among(n)):
         if not (asked and reach):
             return None
-        standing = asked - _among_first(asked, exam.fell)
+        standing = asked - exam.fell.among(asked)
         return Number(standing, asked, True, spent, exam.seeds, partial=asked < all_asked)
     if n < asked:
         n = _roundest(reach, n)
-    return Number(n - _among_first(n, exam.fell), n, False, spent, exam.seeds, partial=n < all_asked) if n else None
+    return Number(n - exam.fell.among(n), n, False, spent, exam.seeds, partial=n < all_asked) if n else None
 
 
 def _roundest(low: int, high: int) -> int:
@@ -225,25 +230,24 @@ def worst(exams: Sequence[Exam], clean: Outcome | None) -> Number | None:
     It is an upper bound while one of these images stands that some column has not decided; a column that is about
     the first images only has nothing to say of the others.
     """
-    n = first(clean.asked) if clean is not None else max((first(e.decided) for e in exams), default=0)
+    n = clean.asked.first if clean is not None else max((e.decided.first for e in exams), default=0)
     if not exams or n == 0:
         return None
-    fell = frozenset[int]().union(*(e.fell for e in exams))
-    decided = fell | frozenset.intersection(*(e.decided.union(range(e.first, n) if e.first else ()) for e in exams))
+    fell = Images.union(e.fell for e in exams)
+    beyond = Images.below(n)
+    decided = fell | Images.common(
+        e.decided | (beyond - Images.below(e.first)) if e.first else e.decided for e in exams
+    )
     records = (r for e in exams for m in e.members.values() for r in m.records)
-    return Number(n - _among_first(n, fell), n, first(decided) < n, Spent.of(records))
+    return Number(n - fell.among(n), n, decided.first < n, Spent.of(records))
 
 
 def mean(cells: Sequence[Outcome]) -> Number | None:
     """The mean clean accuracy of some weights over conditions, on the images that all of them asked."""
-    n = min((first(c.asked) for c in cells), default=0)
+    n = min((c.asked.first for c in cells), default=0)
     if n == 0:
         return None
-    standing = sum(n - _among_first(n, c.fell) for c in cells)
-    partial = n < max(first(c.asked) for c in cells)
+    standing = sum(n - c.fell.among(n) for c in cells)
+    partial = n < max(c.asked.first for c in cells)
     spent = Spent.of(r for c in cells for r in c.records)
     return Number(standing, n, False, spent, partial=partial, conditions=len(cells))
-
-
-def _among_first(n: int, images: Collection[int]) -> int:
-    return sum(i < n for i in images)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from leaderboard.arithmetic import first
+from leaderboard.images import Images
 from leaderboard.seeds import first_seed
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def curve(clean: Outcome | None, outcome: Outcome) -> Curve | None:
     """The curve of a minimum-norm attack on the first images that it or clean decided; None of other attacks."""
     if outcome.distance is None:
         return None
-    lost = clean.fell if clean is not None else frozenset()
-    n = first(lost | outcome.asked)
+    lost = clean.fell if clean is not None else Images()
+    n = (lost | outcome.asked).first
     return Curve(tuple(sorted(0.0 if i in lost else outcome.distance[i] for i in range(n)))) if n else None
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from leaderboard.images import Images
 from leaderboard.words import name_of, natural
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ def masked(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
     """
     white = [c for c in cells.values() if c.records[0].access == "gradients"]
     black = {a: c for a, c in cells.items() if c.records[0].access in ("scores", "labels")}
-    withstood = frozenset[int]().union(*(c.asked for c in white if _gradients(c) >= STEPS))
-    withstood -= frozenset[int]().union(*(c.fell for c in white))
+    withstood = Images.union(c.asked for c in white if _gradients(c) >= STEPS)
+    withstood -= Images.union(c.fell for c in white)
     fell = {a: c.fell & withstood for a, c in black.items() if c.fell & withstood}
-    images = sorted(frozenset[int]().union(*fell.values()))
-    n = len(frozenset[int]().union(*(c.asked for c in cells.values())))
+    images = list(Images.union(fell.values()))
+    n = len(Images.union(c.asked for c in cells.values()))
     if len(images) <= RARE * n:
         return ()
     more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
