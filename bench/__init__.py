@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         ExamCard,
         Record,
         ReportedCard,
+        ReportedModel,
         TableCard,
         TableColumn,
         TrainingRecord,
@@ -94,6 +95,7 @@ __all__ = [
     "Recipe",
     "Record",
     "ReportedCard",
+    "ReportedModel",
     "Shape",
     "Sheet",
     "Store",
@@ -146,8 +148,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard TableCard TableColumn TrainingRecord"
-        " read_document",
+        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
+        " TrainingRecord read_document",
         "stats": "binomial_tail wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",

@@ -34,6 +34,7 @@ from bench.options import (
 
 if TYPE_CHECKING:
     from bench.executors import Executor
+    from bench.ledger import Ledger
     from bench.place import Place
     from bench.request import Exam
     from bench.run import Summary
@@ -148,20 +149,39 @@ def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: b
 @site_option
 @option("-n", "--n", type=click.IntRange(min=1), help="only the first N test images count; default: all")
 @click.option("--as-of", default="", metavar="DATE", help="as it was: a day, a time, or a version of Rampart (0.1.0)")
+@click.option("--reported", is_flag=True, help="first write into the ledger what zoos report of published models")
 @json_option
-def publish(ledger: str, site: str, n: int | None, as_of: str, as_json: bool) -> None:
+def publish(ledger: str, site: str, n: int | None, as_of: str, reported: bool, as_json: bool) -> None:
     """The board from the ledger alone: no GPU, no weights, no data."""
     from bench.ledger import Ledger
     from leaderboard.site import publish as publish_site
 
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
+    if reported:
+        _write_reported(Ledger(Path(ledger)))
     damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0, as_of).board.damaged
     page = Path(site) / "index.html"
     if as_json:
         _print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})
     _say(f"The board: {page.resolve().as_uri()}")
     _stop_if_damaged(damaged)
+
+
+def _write_reported(ledger: Ledger) -> None:
+    """What the zoos that are installed report, unless the ledger has it."""
+    from datetime import UTC, datetime
+
+    from bench.records import ReportedCard
+    from bench.registry import plugins
+    from bench.zoo import Zoo
+
+    with _prints_aside():
+        for zoo in plugins().all("zoo"):
+            assert isinstance(zoo, Zoo)
+            card = zoo.card(datetime.now(UTC).isoformat(timespec="seconds"))
+            if not ledger.of(card.key, ReportedCard):
+                ledger.add(card)
 
 
 @cli.command(cls=Command)

@@ -209,12 +209,13 @@ class ReportedModel(_Document):
 
 
 class ReportedCard(_Document):
-    """What a board elsewhere says of published models.  `key` is the hash of the rest."""
+    """What a board elsewhere says of published models.  `key` is the hash of the rest but `made`."""
 
     schema_: Literal["rampart/reported-1"] = Field("rampart/reported-1", alias="schema")
     key: Hash
     board: str  # its name
-    models: list[ReportedModel]
+    models: list[ReportedModel]  # in its order
+    made: str  # when it was written down here; UTC, ISO 8601
 
 
 Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard | TableCard | ReportedCard

@@ -341,6 +341,48 @@ class ParityDocument(_Strict):
 
 
 @dataclass(frozen=True)
+class ReportedOf(_Strict):
+    """A model as a board elsewhere reports it; percentages as they are written there.  None of it was measured here."""
+
+    name: str
+    dataset: str
+    threat: str
+    eps: str
+    clean: float
+    autoattack: float | None
+    worse: float | None
+    corruptions: float | None
+    claimed: float | None
+    doubted: bool
+    architecture: str
+    extra_data: bool
+    paper: str
+    link: str
+    venue: str
+    weights: bool
+    licence: str
+    recipe: str | None
+
+
+@dataclass(frozen=True)
+class ReportedBoard(_Strict):
+    """A board elsewhere, its models in its order, and when it was written down here."""
+
+    board: str
+    made: str
+    tier: str
+    models: list[ReportedOf]
+
+
+@dataclass(frozen=True)
+class ReportedDocument(_Strict):
+    """What is reported elsewhere; never ranked with what was measured."""
+
+    schema: Annotated[str, Field(pattern=r"^rampart/api-reported-1$")]
+    boards: list[ReportedBoard]
+
+
+@dataclass(frozen=True)
 class IndexDocument(_Strict):
     """What there is, and what it is made from."""
 
@@ -366,6 +408,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
     "attacks": AttacksDocument,
     "history": HistoryDocument,
     "parity": ParityDocument,
+    "reported": ReportedDocument,
 }
 
 

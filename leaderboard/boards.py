@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from leaderboard.curves import SIZE, Figure, figures
 from leaderboard.document import document
+from leaderboard.machines import offer
 from leaderboard.rows import Section
 from leaderboard.scales import Drawn, drawn
 from leaderboard.seeds import Group
@@ -35,6 +36,7 @@ def _board(site: Site, section: Section, path: str) -> File:
         "board.html", path, title=" · ".join(section.heading), rules=rules(columns, drawings), section=section,
         columns=columns, figures=drawings, size=SIZE,
         several=any(isinstance(line, Group) for line in section.lines),
+        offer=offer(site, section),
     )  # fmt: skip
 
 

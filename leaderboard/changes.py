@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
-from bench import Record, TrainingRecord, UsageError
+from bench import Record, ReportedCard, TrainingRecord, UsageError
 from leaderboard.rows import CLEAN, OFFICIAL
 from leaderboard.words import natural, printable, short
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from leaderboard.shell import Site
 
 Source = Record | TrainingRecord
+Dated = Source | ReportedCard
 PACKAGE = "rampart-bench"  # as records name the version that made them
 ENTRIES = 100  # of the feed: the newest
 
@@ -43,13 +44,20 @@ def until(documents: Documents, as_of: str) -> Documents:
         documents,
         records=tuple(r for r in documents.records if then(r)),
         trainings=tuple(t for t in documents.trainings if then(t)),
+        reported=tuple(c for c in documents.reported if then(c)),
     )
 
 
-def _before(as_of: str) -> Callable[[Source], bool]:
+def _before(as_of: str) -> Callable[[Dated], bool]:
     if re.fullmatch(r"[0-9]+(\.[0-9]+){1,3}", as_of):
         last = natural(as_of)
-        return lambda source: PACKAGE in source.versions and natural(source.versions[PACKAGE]) <= last
+
+        def no_later(source: Dated) -> bool:
+            """What is reported elsewhere has no version of ours."""
+            made_by = {} if isinstance(source, ReportedCard) else source.versions
+            return not made_by or (PACKAGE in made_by and natural(made_by[PACKAGE]) <= last)
+
+        return no_later
     try:
         day = date.fromisoformat(as_of)
         end: datetime | None = datetime.combine(day, time.max, UTC)
@@ -60,7 +68,7 @@ def _before(as_of: str) -> Callable[[Source], bool]:
             f"--as-of {as_of}: expected a day (2026-10-01), a time (2026-10-01T12:00Z) or a version (0.1.0)"
         )
 
-    def then(source: Source) -> bool:
+    def then(source: Dated) -> bool:
         made = moment(source.made)
         return made is not None and made <= end
 

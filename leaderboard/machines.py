@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from leaderboard.arithmetic import Spent
 from leaderboard.changes import Log, feed
 from leaderboard.parity_pages import tables
 from leaderboard.published import papers
+from leaderboard.reported import newest
 from leaderboard.seeds import Group
 from leaderboard.shell import File, Site, slug
 from leaderboard.words import name_of, natural
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from leaderboard.seeds import Spread
 
 NAV = ("For machines", "machines.html")
+SHORT = 60  # lines of a board, up to which its page holds it in other formats to copy
 ENDINGS = {"csv": "CSV", "md": "Markdown", "tex": "LaTeX", "bib": "BibTeX"}
 
 
@@ -51,6 +54,24 @@ def ways(site: Site, section: Section) -> Mapping[str, str]:
     page = site.board_of(section)
     found = {ending: f"{page.removesuffix('.html')}.{ending}" for ending in ENDINGS}
     return {**found, "json": f"{FOLDER}/boards/{identity(site, section)}.json"}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a board's page offers: files to fetch, and texts to copy."""
+
+    files: tuple[tuple[str, str], ...]  # label, path
+    texts: tuple[tuple[str, str], ...]  # label, text
+
+
+def offer(site: Site, section: Section) -> Offer:
+    """Every format of a board; as text what is short enough to stand on the page."""
+    found = ways(site, section)
+    files = (*((label, found[ending]) for ending, label in ENDINGS.items()), ("JSON", found["json"]))
+    texts = [("BibTeX", bibtex(site, section))]
+    if len(section.lines) <= SHORT:
+        texts += [("LaTeX", formats.as_latex(section)), ("Markdown", formats.as_markdown(section))]
+    return Offer(files, tuple(texts))
 
 
 def badge_of(section: Section, row: Row) -> str:
@@ -95,7 +116,7 @@ def _badges(site: Site) -> Iterator[File]:
 
 def _api(site: Site, log: Log) -> Iterator[File]:
     board, sections = site.board, site.board.sections
-    documents = {name: f"{FOLDER}/{name}.json" for name in ("boards", "models", "attacks", "history")}
+    documents = {name: f"{FOLDER}/{name}.json" for name in ("boards", "models", "attacks", "history", "reported")}
     for section in sections:
         yield File(ways(site, section)["json"], api.written(_board_document(site, section)))
     entries = [_board_entry(site, section) for section in sections]
@@ -103,6 +124,7 @@ def _api(site: Site, log: Log) -> Iterator[File]:
     yield from _models(site, documents["models"])
     yield File(documents["attacks"], api.written(_attacks(site.documents.records)))
     yield File(documents["history"], api.written(_history(site, log)))
+    yield File(documents["reported"], api.written(_reported(site)))
     compared = {}
     for found in tables(site):
         name = f"{found.paper.name}-{found.table.name}"
@@ -242,3 +264,11 @@ def _history(site: Site, log: Log) -> api.HistoryDocument:
         boards.setdefault(change.day, []).append(identity(site, change.section))
     days = [api.Day(d, log.records.get(d, 0), log.trainings.get(d, 0), boards.get(d, [])) for d in log.days]
     return api.HistoryDocument("rampart/api-history-1", days, log.undated)
+
+
+def _reported(site: Site) -> api.ReportedDocument:
+    boards = [
+        api.ReportedBoard(card.board, card.made, "reported", [api.ReportedOf(**dict(m)) for m in card.models])
+        for card in newest(site.documents)
+    ]
+    return api.ReportedDocument("rampart/api-reported-1", boards)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bench import write_atomically
-from leaderboard import boards, machines, parity_pages
+from leaderboard import boards, machines, parity_pages, reported
 from leaderboard.changes import until
 from leaderboard.documents import Documents
 from leaderboard.shell import HERE, File, Site, assets
@@ -35,6 +35,7 @@ MODULES = cast(
     (
         boards,
         parity_pages,
+        reported,
         machines,
     ),
 )  # fmt: skip
