@@ -98,7 +98,12 @@ class ColumnOf(_Strict):
 
 @dataclass(frozen=True)
 class RowOf(_Strict):
-    """A set of weights on a board.  tier: measured, since every number is counted from records of this ledger."""
+    """A set of weights on a board.
+
+    division: which rows it competes with.  tier: measured (counted from records of this ledger), or verified.  rank:
+    the best and the worst place that a row which stands for itself may have; null for a seed of a group, and where
+    the summary is a bound or a mean.
+    """
 
     defense: str
     net: str
@@ -112,7 +117,9 @@ class RowOf(_Strict):
     parameters: Count | None
     multiply_adds: Count | None
     training_seconds: Seconds | None
+    division: str
     tier: str
+    rank: list[int] | None
     results: dict[str, Result]
     summary: Result | None
     cost: Cost
@@ -132,6 +139,7 @@ class GroupOf(_Strict):
     which: str
     seeds: list[int]
     weights: list[str]
+    rank: list[int] | None
     results: dict[str, Several]
     summary: Several | None
 

@@ -224,21 +224,19 @@ def _roundest(low: int, high: int) -> int:
     return -(-low // step) * step
 
 
-def worst(exams: Sequence[Exam], clean: Outcome | None) -> Number | None:
+def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] = ()) -> Number | None:
     """The number of all these columns together, on the images that clean was asked.
 
     It is an upper bound while one of these images stands that some column has not decided; a column that is about
-    the first images only has nothing to say of the others.
+    the first images only has nothing to say of the others.  Of `others` only what fell counts.
     """
     n = clean.asked.first if clean is not None else max((e.decided.first for e in exams), default=0)
     if not exams or n == 0:
         return None
-    fell = Images.union(e.fell for e in exams)
-    beyond = Images.below(n)
-    decided = fell | Images.common(
-        e.decided | (beyond - Images.below(e.first)) if e.first else e.decided for e in exams
-    )
-    records = (r for e in exams for m in e.members.values() for r in m.records)
+    fell = Images.union(e.fell for e in (*exams, *others))
+    whole = Images.below(n)
+    decided = fell | Images.common(e.decided | (whole - Images.below(e.first)) if e.first else e.decided for e in exams)
+    records = (r for e in (*exams, *others) for m in e.members.values() for r in m.records)
     return Number(n - fell.among(n), n, decided.first < n, Spent.of(records))
 
 

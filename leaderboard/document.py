@@ -20,7 +20,8 @@ RULES = {
     "bound": "true: images that are not decided yet are counted as standing; the accuracy is this or less",
     "partial": "true: on fewer images than clean was asked",
     "strict": "an image that the clean model gets wrong counts as fallen; columns that are not strict ignore clean",
-    "worst": "the union of all strict columns but clean",
+    "worst": "the union of all strict columns but clean; it is decided by those that at least half of a board's rows "
+    "were asked, and what the others felled counts too",
     "first": "the column is about so many of the first test images; 0 is all",
     "curves": "the share of the n first images whose distance, as a minimum-norm attack found it, is larger than eps; "
     "0 where clean lost the image; found: the share with a distance; median: the least distance that more than half "

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard import api, badges, formats, parity
 from leaderboard.api import FOLDER
 from leaderboard.arithmetic import Spent
 from leaderboard.changes import Log, feed
+from leaderboard.facts import division, tier
+from leaderboard.offers import ENDINGS, bibtex, identity, ways
 from leaderboard.parity_pages import tables
-from leaderboard.published import papers
 from leaderboard.reported import newest
 from leaderboard.seeds import Group
 from leaderboard.shell import File, Site, slug
@@ -21,19 +20,17 @@ from leaderboard.words import name_of, natural
 if TYPE_CHECKING:
     from bench import Record
     from leaderboard.arithmetic import Number
-    from leaderboard.published import Paper
+    from leaderboard.boards import Line
     from leaderboard.rows import Row, Section
     from leaderboard.seeds import Spread
 
 NAV = ("For machines", "machines.html")
-SHORT = 60  # lines of a board, up to which its page holds it in other formats to copy
-ENDINGS = {"csv": "CSV", "md": "Markdown", "tex": "LaTeX", "bib": "BibTeX"}
 
 
 def pages(site: Site) -> Iterator[File]:
     """Every file for machines, and the page that lists them."""
     log = Log(site)
-    for section in site.board.sections:
+    for _, section, _ in site.views:
         yield from _board(site, section)
     yield from _badges(site)
     yield from _api(site, log)
@@ -42,36 +39,6 @@ def pages(site: Site) -> Iterator[File]:
         "machines.html", "machines.html", title="For machines", ways=ways, endings=ENDINGS, log=log, api=FOLDER,
         kinds=list(api.DOCUMENTS), example=next(iter(_example(site)), ""),
     )  # fmt: skip
-
-
-def identity(site: Site, section: Section) -> str:
-    """The name of a board, in addresses and in the interface."""
-    return PurePosixPath(site.board_of(section)).stem
-
-
-def ways(site: Site, section: Section) -> Mapping[str, str]:
-    """Where a board lies in each format, by its ending."""
-    page = site.board_of(section)
-    found = {ending: f"{page.removesuffix('.html')}.{ending}" for ending in ENDINGS}
-    return {**found, "json": f"{FOLDER}/boards/{identity(site, section)}.json"}
-
-
-@dataclass(frozen=True)
-class Offer:
-    """What a board's page offers: files to fetch, and texts to copy."""
-
-    files: tuple[tuple[str, str], ...]  # label, path
-    texts: tuple[tuple[str, str], ...]  # label, text
-
-
-def offer(site: Site, section: Section) -> Offer:
-    """Every format of a board; as text what is short enough to stand on the page."""
-    found = ways(site, section)
-    files = (*((label, found[ending]) for ending, label in ENDINGS.items()), ("JSON", found["json"]))
-    texts = [("BibTeX", bibtex(site, section))]
-    if len(section.lines) <= SHORT:
-        texts += [("LaTeX", formats.as_latex(section)), ("Markdown", formats.as_markdown(section))]
-    return Offer(files, tuple(texts))
 
 
 def badge_of(section: Section, row: Row) -> str:
@@ -97,17 +64,6 @@ def _board(site: Site, section: Section) -> Iterator[File]:
     yield File(found["bib"], bibtex(site, section).encode())
 
 
-def bibtex(site: Site, section: Section) -> str:
-    """What cites a board, and the papers of whose tables a row of it is said to be one."""
-    return formats.as_bibtex(site.board, section, identity(site, section), _cited(site, section))
-
-
-def _cited(site: Site, section: Section) -> list[Paper]:
-    keys = {row.maker.training.key for row in section.rows if row.maker.training}
-    names = {card.paper for card in site.documents.tables if card.training in keys}
-    return [paper for paper in papers() if paper.name in names]
-
-
 def _badges(site: Site) -> Iterator[File]:
     for section in site.board.sections:
         for row in section.rows:
@@ -115,10 +71,10 @@ def _badges(site: Site) -> Iterator[File]:
 
 
 def _api(site: Site, log: Log) -> Iterator[File]:
-    board, sections = site.board, site.board.sections
+    board, sections = site.board, [section for _, section, _ in site.views]
     documents = {name: f"{FOLDER}/{name}.json" for name in ("boards", "models", "attacks", "history", "reported")}
-    for section in sections:
-        yield File(ways(site, section)["json"], api.written(_board_document(site, section)))
+    for _, section, lines in site.views:
+        yield File(ways(site, section)["json"], api.written(_board_document(site, section, lines)))
     entries = [_board_entry(site, section) for section in sections]
     yield File(documents["boards"], api.written(api.BoardsDocument("rampart/api-boards-1", entries)))
     yield from _models(site, documents["models"])
@@ -152,33 +108,35 @@ def _board_entry(site: Site, section: Section) -> api.BoardEntry:
     )  # fmt: skip
 
 
-def _board_document(site: Site, section: Section) -> api.BoardDocument:
+def _board_document(site: Site, section: Section, lines: Sequence[Line]) -> api.BoardDocument:
+    ranked = {id(line.line): list(line.rank) for line in lines if line.rank}
     return api.BoardDocument(
         "rampart/api-board-1", identity(site, section), section.dataset, section.test, section.threat,
         section.condition, section.n, section.available,
         [api.ColumnOf(h.name, list(h.of), h.strict, h.first) for h in section.heads], section.summary or None,
-        [_row(site, section, row) for row in section.rows],
-        [_group(line) for line in section.lines if isinstance(line, Group)],
+        [_row(site, section, row, ranked.get(id(row))) for row in section.rows],
+        [_group(line, ranked.get(id(line))) for line in section.lines if isinstance(line, Group)],
     )  # fmt: skip
 
 
-def _row(site: Site, section: Section, row: Row) -> api.RowOf:
+def _row(site: Site, section: Section, row: Row, rank: list[int] | None) -> api.RowOf:
     made, t = row.maker, row.maker.training
     return api.RowOf(
         made.defense, row.net, row.net_key, row.weights, made.which or None, made.seed, t.key if t else None,
         (t.threat or None) if t else None, t.dataset if t else None, t.parameters if t else None,
-        t.macs if t else None, t.cost.seconds if t else None, "measured",
+        t.macs if t else None, t.cost.seconds if t else None, division(row),
+        tier(row.records), rank,
         {name: _result(x) for name, x in row.numbers.items()}, _result(row.summary) if row.summary else None,
         _cost(row.spent), [api.Doubted(d.text, list(d.attacks)) for d in row.doubts], list(row.notes),
         f"{FOLDER}/models/{_model_id(site, row.net_key, row.weights)}.json", badge_of(section, row),
     )  # fmt: skip
 
 
-def _group(group: Group) -> api.GroupOf:
+def _group(group: Group, rank: list[int] | None) -> api.GroupOf:
     first = group.rows[0]
     return api.GroupOf(
         group.maker.defense, first.net, first.net_key, group.which, list(group.seeds),
-        [row.weights for row in group.rows], {name: _several(x) for name, x in group.numbers.items()},
+        [row.weights for row in group.rows], rank, {name: _several(x) for name, x in group.numbers.items()},
         _several(group.summary) if group.summary else None,
     )  # fmt: skip
 
@@ -205,7 +163,7 @@ def _model_id(site: Site, net: str, weights: str) -> str:
 def _models(site: Site, path: str) -> Iterator[File]:
     """Every model that stands on a board, and their list."""
     rows: dict[tuple[str, str], list[tuple[Section, Row]]] = {}
-    for section in site.board.sections:
+    for _, section, _ in site.views:
         for row in section.rows:
             rows.setdefault((row.net_key, row.weights), []).append((section, row))
     made: dict[tuple[str, str], list[api.TrainingOf]] = {}

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from leaderboard.words import natural
 
 if TYPE_CHECKING:
-    from bench import TrainingRecord
+    from bench import Record, TrainingRecord
     from leaderboard.arithmetic import Number, Spent
     from leaderboard.curves import Curve
     from leaderboard.doubts import Doubt
+    from leaderboard.images import Images
     from leaderboard.seeds import Group
 
 OFFICIAL = "official/"  # before the name of a corruption whose images were published
@@ -27,6 +28,7 @@ class Head:
     of: tuple[str, ...]  # attacks; conditions where the board is over corruptions
     strict: bool = True
     first: int = 0  # it is about so many of the first test images; 0 is all
+    common: bool = True  # whether at least half of the rows were asked: what others leave open does not open `worst`
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Row:
     spent: Spent  # on all records of the row, each counted once
     doubts: tuple[Doubt, ...]
     curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
+    fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
+    records: tuple[Record, ...] = ()  # all that it rests on
 
     @property
     def n(self) -> int:

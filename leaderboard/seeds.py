@@ -7,12 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leaderboard.arithmetic import Number, Spent
 from leaderboard.doubts import Doubt
 from leaderboard.rows import CLEAN, Head, Maker, Row
 from leaderboard.words import natural
+
+if TYPE_CHECKING:
+    from bench import Record
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class Group:
     def net(self) -> str:
         """The net of every row."""
         return self.rows[0].net
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """Those of all rows."""
+        return tuple(record for row in self.rows for record in row.records)
 
     @property
     def weights(self) -> str:

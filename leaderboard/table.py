@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from bench import ColumnCard, Record, ThreatModel, TrainingRecord
@@ -12,6 +12,7 @@ from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, e
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
 from leaderboard.doubts import Doubt, masked, said
+from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.seeds import lines, rank
 from leaderboard.words import name_of, natural, short, told_apart
@@ -104,15 +105,15 @@ class _Library:
         """The section of one threat and condition."""
         subjects = {s: self._subject(Place(test, s[0], condition, threat, s[1], "")) for s in sorted(who)}
         columns = _columns([c for c in self.cards if c.norm in ("", (threat or "").partition(":")[0])])
-        heads = [h for h in columns if any(_tells(s.number(h)) for s in subjects.values())]
+        asked = {h: sum(_tells(s.number(h)) for s in subjects.values()) for h in columns}
+        heads = [h for h in columns if asked[h]]
+        heads = [h if 2 * asked[h] >= len(subjects) else replace(h, common=False) for h in heads]
         strict = [h for h in heads if h.strict]
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows = [
             row
             for (net, w), s in subjects.items()
-            for row in self._rows(
-                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s.curves(strict), s.hidden()
-            )
+            for row in self._rows(net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s, strict)
         ]
         return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
@@ -154,7 +155,7 @@ class _Library:
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
-        curves: Mapping[str, Curve] | None = None, hidden: Sequence[Doubt] = (),
+        subject: _Subject | None = None, strict: Sequence[Head] = (),
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -166,7 +167,8 @@ class _Library:
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
-                (*said(records), *hidden), curves or {},
+                (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
+                subject.fell(strict) if subject else None, tuple(records),
             )  # fmt: skip
 
 
@@ -176,9 +178,13 @@ class _Subject:
 
     clean: Outcome | None
     cells: Mapping[str, Outcome]
+    exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
 
     def exam(self, head: Head) -> Exam:
-        return examine(head.of, head.strict, self.clean, self.cells, head.first)
+        found = self.exams.get(head)
+        if found is None:
+            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first)
+        return found
 
     def number(self, head: Head) -> Number | None:
         if head.name == CLEAN:
@@ -202,7 +208,13 @@ class _Subject:
         return masked({attack: cell for attack, cell in self.cells.items() if cell.records[0].access is not None})
 
     def worst(self, heads: Sequence[Head]) -> Number | None:
-        return worst([self.exam(h) for h in heads], self.clean)
+        common = [h for h in heads if h.common] or heads
+        others = [h for h in heads if h not in common]
+        return worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+
+    def fell(self, heads: Sequence[Head]) -> Images:
+        """The images that fell in some of these columns."""
+        return Images.union(self.exam(h).fell for h in heads)
 
     def used(self, heads: Sequence[Head]) -> list[Outcome]:
         """The cells behind these columns, clean among them."""

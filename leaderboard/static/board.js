@@ -1,47 +1,181 @@
-// Sorting by a click on a column's name, and a choice of weights.  The page says everything without it.
+// Search, filters, sorting and a choice of columns, all kept in the link.  The page says everything without it.
 "use strict";
 document.documentElement.classList.add("js");
 
-const value = (body, column, kind) => {
-  const raw = body.rows[0].cells[column].dataset.sort;
-  return raw === "" ? null : kind === "number" ? Number(raw) : raw;
-};
+const FIRST = 100; // lines that a long board shows at first
+const table = document.querySelector("table.board");
+const tools = document.querySelector("form.tools");
+const more = document.querySelector(".more");
+const output = tools.querySelector("output");
+const headers = Array.from(table.tHead.rows[0].cells);
+const filters = ["net", "division", "which"].filter((name) => tools.elements[name]);
+const shown = headers.findIndex((header) => header.hasAttribute("aria-sort"));
 
-const compare = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", { numeric: true }));
-
-function sort(table, header, column) {
-  const up = header.hasAttribute("aria-sort")
-    ? header.getAttribute("aria-sort") === "descending"
-    : header.dataset.kind === "text" || "up" in header.dataset;
-  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-  header.setAttribute("aria-sort", up ? "ascending" : "descending");
-  // A line is a body of the table: its first row, and below it those of its seeds.
-  const keyed = Array.from(table.tBodies, (body) => [value(body, column, header.dataset.kind), body]);
-  keyed.sort(([a], [b]) => {
-    if (a === null || b === null) return (a === null) - (b === null); // what has no number comes last, either way
-    return up ? compare(a, b) : compare(b, a);
+// What each line is sorted, filtered and searched by, read once: the page holds all lines, the table only some.
+const kinds = headers.map((header) => header.dataset.kind);
+const at = (name) => headers.findIndex((header) => header.dataset.col === name);
+const [NET, DIVISION] = [at("net"), at("division")];
+const lines = Array.from(table.tBodies, (body, place) => {
+  const cells = Array.from(body.rows[0].cells);
+  const keys = cells.map((cell, column) => {
+    const raw = cell.dataset.sort ?? cell.textContent;
+    return kinds[column] === "text" ? raw : raw === "" ? NaN : Number(raw);
   });
-  table.append(...keyed.map(([, body]) => body));
+  const words = cells.filter((cell) => cell.matches("th, .meta, .doubts")).map((cell) => cell.textContent);
+  const which = body.dataset.which;
+  return { body, place, keys, net: keys[NET], division: keys[DIVISION], which, text: words.join(" ").toLowerCase() };
+});
+
+const collator = new Intl.Collator("en", { numeric: true });
+const sheet = new CSSStyleSheet();
+document.adoptedStyleSheets = [sheet];
+const quiet = new Set(headers.filter((header) => "quiet" in header.dataset).map((header) => header.dataset.col));
+const fresh = () => ({ q: "", net: "", division: "", which: "", sort: "", up: false, count: FIRST, hidden: new Set(quiet) });
+let state = fresh();
+
+function ordered(found) {
+  const column = state.sort ? at(state.sort) : -1;
+  if (column < 0) return found;
+  const sign = state.up ? 1 : -1;
+  const key = (line) => line.keys[column];
+  if (kinds[column] === "text") return found.sort((a, b) => sign * collator.compare(key(a), key(b)) || a.place - b.place);
+  return found.sort((a, b) => {
+    const [x, y] = [key(a), key(b)];
+    if (x !== x || y !== y) return (x !== x) - (y !== y) || a.place - b.place; // no number comes last, either way
+    return sign * (x - y) || a.place - b.place;
+  });
 }
 
-for (const table of document.querySelectorAll("table.board")) {
-  Array.from(table.tHead.rows[0].cells).forEach((header, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    const name = header.querySelector(".name") ?? header;
-    button.append(...name.childNodes);
-    button.addEventListener("click", () => sort(table, header, column));
-    name.append(button);
-  });
+function kept(line, words) {
+  if (state.which && (line.which === "best" || line.which === "last") && line.which !== state.which) return false;
+  if (state.net && line.net !== state.net) return false;
+  if (state.division && line.division !== state.division) return false;
+  return words.every((word) => line.text.includes(word));
 }
 
-const choice = document.querySelector("#which");
-if (choice) {
-  choice.hidden = false;
-  choice.addEventListener("change", ({ target }) => {
-    for (const body of document.querySelectorAll("tbody[data-which]")) {
-      const which = body.dataset.which;
-      body.hidden = target.value !== "all" && (which === "best" || which === "last") && which !== target.value;
-    }
-  });
+let drawn = [];
+function draw() {
+  const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
+  const found = ordered(lines.filter((line) => kept(line, words)));
+  const next = found.slice(0, state.count).map((line) => line.body);
+  if (next.length !== drawn.length || next.some((body, i) => body !== drawn[i])) {
+    table.replaceChildren(table.tHead, ...next);
+    drawn = next;
+  }
+  const all = found.length === lines.length ? "" : ` of ${lines.length.toLocaleString("en")}`;
+  output.textContent = `${found.length.toLocaleString("en")}${all} line${lines.length === 1 ? "" : "s"}`;
+  more.hidden = found.length <= next.length;
+  more.firstElementChild.textContent = `Show all ${found.length.toLocaleString("en")} lines; ${next.length} are shown`;
 }
+
+function mark() {
+  headers.forEach((header, column) => {
+    const sorted = state.sort ? header.dataset.col === state.sort : column === shown;
+    if (!sorted) header.removeAttribute("aria-sort");
+    else header.setAttribute("aria-sort", state.sort && state.up ? "ascending" : "descending");
+  });
+  const hidden = headers.flatMap((header, i) => (state.hidden.has(header.dataset.col) ? [i + 1] : []));
+  sheet.replaceSync(hidden.map((i) => `.board tr > :nth-child(${i}) { display: none !important; }`).join(""));
+}
+
+// The link: what differs from a fresh page, and nothing else.
+function write() {
+  const link = new URLSearchParams();
+  for (const name of ["q", ...filters]) if (state[name]) link.set(name, state[name]);
+  if (state.sort) link.set("sort", (state.up ? "" : "-") + state.sort);
+  for (const name of state.hidden) if (!quiet.has(name)) link.append("hide", name);
+  for (const name of quiet) if (!state.hidden.has(name)) link.append("show", name);
+  if (state.count > FIRST) link.set("all", "1");
+  const text = link.toString();
+  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+}
+
+function read() {
+  const link = new URLSearchParams(location.hash.slice(1));
+  state = fresh();
+  for (const name of ["q", ...filters]) state[name] = link.get(name) ?? "";
+  const sort = link.get("sort") ?? "";
+  const column = sort.replace(/^-/, "");
+  if (at(column) >= 0) [state.sort, state.up] = [column, !sort.startsWith("-")];
+  for (const name of link.getAll("hide")) if (at(name) >= 0) state.hidden.add(name);
+  for (const name of link.getAll("show")) state.hidden.delete(name);
+  if (link.has("all")) state.count = Infinity;
+  for (const name of ["q", ...filters]) {
+    tools.elements[name].value = state[name];
+    state[name] = tools.elements[name].value; // a choice that this board does not have is none
+  }
+  for (const box of picker.querySelectorAll("input")) box.checked = !state.hidden.has(box.value);
+}
+
+function update() {
+  draw();
+  mark();
+  write();
+}
+
+function sort(header) {
+  const name = header.dataset.col;
+  const first = header.dataset.kind === "text" || "up" in header.dataset;
+  const turned = header.hasAttribute("aria-sort") ? header.getAttribute("aria-sort") === "descending" : first;
+  [state.sort, state.up] = [name, turned];
+  update();
+}
+
+const picker = tools.querySelector(".picker div");
+for (const header of headers) {
+  const name = header.querySelector(".name") ?? header;
+  const button = document.createElement("button");
+  button.type = "button";
+  const label = document.createElement("label");
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.value = header.dataset.col;
+  box.disabled = header.dataset.col === "defense";
+  label.append(box, " ", name.textContent.trim());
+  picker.append(label);
+  button.append(...name.childNodes);
+  button.addEventListener("click", () => sort(header));
+  name.append(button);
+}
+
+picker.addEventListener("change", ({ target }) => {
+  if (target.checked) state.hidden.delete(target.value);
+  else state.hidden.add(target.value);
+  update();
+});
+tools.addEventListener("input", ({ target }) => {
+  if (!target.name) return;
+  state[target.name] = target.value;
+  state.count = Math.min(state.count, FIRST);
+  update();
+});
+tools.addEventListener("submit", (event) => event.preventDefault());
+tools.addEventListener("reset", (event) => {
+  event.preventDefault();
+  history.replaceState(null, "", location.pathname + location.search);
+  read();
+  update();
+});
+more.firstElementChild.addEventListener("click", () => {
+  state.count = Infinity;
+  update();
+});
+addEventListener("hashchange", () => {
+  read();
+  draw();
+  mark();
+});
+let before = FIRST;
+addEventListener("beforeprint", () => {
+  [before, state.count] = [state.count, Infinity];
+  draw();
+});
+addEventListener("afterprint", () => {
+  state.count = before;
+  draw();
+});
+
+tools.hidden = false;
+read();
+draw();
+mark();

@@ -13,7 +13,8 @@ import pytest
 from bench import ColumnCard, Record
 from leaderboard import formats
 from leaderboard.badges import badge
-from leaderboard.machines import identity, pages, ways
+from leaderboard.machines import pages
+from leaderboard.offers import identity, ways
 from leaderboard.published import papers
 from leaderboard.seeds import Group
 from leaderboard.site import build, publish
