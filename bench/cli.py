@@ -16,6 +16,7 @@ import click
 
 from bench.cli_bisect import bisect
 from bench.cli_ledger import ledger as ledger_commands
+from bench.cli_reproduce import reproduce
 from bench.cli_verify import audit, bundle, verify
 from bench.console import print_json as _print_json
 from bench.console import prints_aside as _prints_aside
@@ -40,6 +41,7 @@ from bench.options import (
 
 if TYPE_CHECKING:
     from bench.executors import Executor
+    from bench.ledger import Ledger
     from bench.place import Place
     from bench.request import Exam
     from bench.run import Summary
@@ -60,6 +62,9 @@ def cli() -> None:
     bench run --defense part-trades --suite quick      (a minute on a CPU)
     bench run --defense at trades --dataset mnist --data DIR -n 1000
     """
+
+
+cli.add_command(reproduce)
 
 
 @cli.command(cls=Command)
@@ -151,20 +156,40 @@ def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: b
 @ledger_option
 @site_option
 @option("-n", "--n", type=click.IntRange(min=1), help="only the first N test images count; default: all")
+@click.option("--as-of", default="", metavar="DATE", help="as it was: a day, a time, or a version of Rampart (0.1.0)")
+@click.option("--reported", is_flag=True, help="first write into the ledger what zoos report of published models")
 @json_option
-def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
+def publish(ledger: str, site: str, n: int | None, as_of: str, reported: bool, as_json: bool) -> None:
     """The board from the ledger alone: no GPU, no weights, no data."""
     from bench.ledger import Ledger
     from leaderboard.site import publish as publish_site
 
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
-    damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0).board.damaged
+    if reported:
+        _write_reported(Ledger(Path(ledger)))
+    damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0, as_of).board.damaged
     page = Path(site) / "index.html"
     if as_json:
         _print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})
     _say(f"The board: {page.resolve().as_uri()}")
     _stop_if_damaged(damaged)
+
+
+def _write_reported(ledger: Ledger) -> None:
+    """What the zoos that are installed report, unless the ledger has it."""
+    from datetime import UTC, datetime
+
+    from bench.records import ReportedCard
+    from bench.registry import plugins
+    from bench.zoo import Zoo
+
+    with _prints_aside():
+        for zoo in plugins().all("zoo"):
+            assert isinstance(zoo, Zoo)
+            card = zoo.card(datetime.now(UTC).isoformat(timespec="seconds"))
+            if not ledger.of(card.key, ReportedCard):
+                ledger.add(card)
 
 
 @cli.command(cls=Command)
@@ -465,3 +490,8 @@ def _terminate(_signal: int, _frame: object) -> None:
 def _interrupted() -> int:
     _say("bench: interrupted; the same command continues")
     return 130
+
+
+# What commands in modules of their own need of this one.
+prints_aside, print_json, say = _prints_aside, _print_json, _say
+pick_executor, stop_if_damaged = _executor, _stop_if_damaged

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.console import prints_aside
 from bench.options import Command, Number, exam_options, option, places
 
 if TYPE_CHECKING:
@@ -58,12 +59,11 @@ def bisect(
     What was examined before is not examined again.
     """
     from bench.bisection import document, table
-    from bench.cli import _prints_aside
     from bench.gate import Rules
     from bench.report import print_rich, reporter
 
     rules = Rules(max_drop, alpha)
-    with _prints_aside(), reporter() as report:
+    with prints_aside(), reporter() as report:
         say = _sayer(report)
         if command:
             found = _commits(good, bad, command, result, work, rules, options, say)

@@ -23,6 +23,8 @@ from bench.records import (
     Document,
     ExamCard,
     Record,
+    ReportedCard,
+    TableCard,
     TrainingRecord,
     VerificationRecord,
     read_document,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel
 
 _HASH = re.compile("[0-9a-f]{64}")
-D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard, VerificationRecord)
+D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard, VerificationRecord, TableCard, ReportedCard)
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ class Ledger:
 
     def files(self) -> Iterator[tuple[Path, Callable[[], Document]]]:
         """The file of every document, in a fixed order, and what reads it; the stem is the hash that names it."""
-        for path in sorted(self.root.glob("*/*.json")):
-            if _HASH.fullmatch(path.parent.name) and _HASH.fullmatch(path.stem):
-                yield path, partial(self._read, path)
+        for key in self._keys():
+            for name in self._names(key):
+                yield self.root / key / name, partial(self._read, f"{self.root}/{key}/{name}")
 
     def of(self, key: str, kind: type[D]) -> list[D]:
         """The documents under a key, in the order of their hashes."""

@@ -140,11 +140,14 @@ def option(*names: str, **settings: Any) -> Callable[[Any], Any]:
     return click.option(*names, envvar=f"BENCH_{long.removeprefix('--').replace('-', '_').upper()}", **settings)
 
 
-def _numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+def numbers(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them; none where an option's default is none."""
+    if not value and not param.default:
+        return ()
     try:
-        numbers = tuple(int(v) for v in value.split(","))
-        if all(0 <= n < 2**31 for n in numbers):
-            return numbers
+        found = tuple(int(v) for v in value.split(","))
+        if all(0 <= n < 2**31 for n in found):
+            return found
         raise ValueError
     except ValueError:
         expected = "whole numbers from 0 to 2147483647 with commas (0,1,2)"
@@ -242,7 +245,7 @@ def exam_options(command: Any) -> Any:
         option("--conditions", default="", metavar="LIST",
                 help='in place of the suite\'s: "clean, fog:3"; fog is all its severities'),
         option("--suite", default="quick", show_default=True, help="the exam"),
-        option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=_numbers, help="training seeds"),
+        option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=numbers, help="training seeds"),
         option("--threat", default="", metavar="NORM:EPS", help="linf:8/255; default: the data set's own"),
         option("--dataset", default="digits", show_default=True, help="a name, or npz:FILE"),
         option("--tensorboard", default="", metavar="DIR", help="follow trainings there (needs tensorboard)"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -52,10 +52,15 @@ def is_small(exam: Exam, place: Place) -> bool:
     return trainings <= 1 and count * exam.n * len(exam.lessons) * len(exam.weights) < 2_000_000
 
 
-def plan(exam: Exam, place: Place) -> list[Line]:
-    """What a run would do, with passes and seconds measured on one tile of the net; writes nothing."""
+def measure(exam: Exam, place: Place) -> dict[str, Speed]:
+    """How fast each net of an exam is here, on one tile of it."""
+    return {key: _measure(net, exam, place) for key, net in exam.nets.items()}
+
+
+def plan(exam: Exam, place: Place, speeds: Mapping[str, Speed] | None = None) -> list[Line]:
+    """What a run would do, with passes and seconds at the speeds given or measured; writes nothing."""
     lines = []
-    speeds = {key: _measure(net, exam, place) for key, net in exam.nets.items()}
+    speeds = speeds or measure(exam, place)
     for lesson in exam.lessons:
         net = lesson.training.net
         speed = speeds[net]
@@ -133,13 +138,16 @@ def _measure(net: Recipe, exam: Exam, place: Place) -> Speed:
     x = torch.rand(tile, *exam.dataset.test.x.shape[1:], device=place.device)
     y = torch.zeros(tile, dtype=torch.long, device=place.device)
 
-    def seconds(once: Callable[[], object]) -> float:
-        once()
+    def timed(once: Callable[[], object], times: int) -> float:
         started = time.perf_counter()
-        for _ in range(3):
+        for _ in range(times):
             once()
         if place.device.type == "cuda":
             torch.cuda.synchronize()
-        return (time.perf_counter() - started) / 3 / tile
+        return (time.perf_counter() - started) / times / tile
+
+    def seconds(once: Callable[[], object]) -> float:
+        first = timed(once, 1)
+        return first if first * tile > 2 and place.device.type == "cpu" else timed(once, 3)  # nothing left to warm up
 
     return Speed(seconds(lambda: victim(x)), seconds(lambda: victim.gradient(x, y, lambda z, _y: z[:, 0])))

@@ -28,9 +28,9 @@ class Machine(_Document):
 class Spent(_Document):
     """What a record cost: model passes counted in images, and seconds on the clock."""
 
-    forwards: int
-    backwards: int
-    seconds: float
+    forwards: Annotated[int, Field(ge=0)]
+    backwards: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Origin(_Document):
@@ -174,7 +174,66 @@ class VerificationRecord(_Document):
     made: str
 
 
-Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard | VerificationRecord
+class TableColumn(_Document):
+    """What a column of a published table is here."""
+
+    said: str  # the column's name in the paper
+    attacks: list[str]  # recipe keys
+    strict: bool
+    first: int = 0  # of the test images; 0 is all
+    condition: str
+
+
+class TableCard(_Document):
+    """Which training and which cells answer a row of a published table.  `key` is the hash of the rest."""
+
+    schema_: Literal["rampart/table-1"] = Field("rampart/table-1", alias="schema")
+    key: Hash
+    paper: str
+    table: str
+    row: str  # data set/net/name in that table
+    variant: str  # of the row's recipe; empty is what the paper describes
+    training: Hash  # its key
+    which: Literal["best", "last"]
+    test: Hash
+    threat: str
+    columns: list[TableColumn]
+
+
+class ReportedModel(_Document):
+    """A model on a board elsewhere; accuracies are percentages, as they are written there."""
+
+    name: str
+    dataset: str
+    threat: str
+    eps: str
+    clean: float
+    autoattack: float | None
+    worse: float | None  # under attacks that were found to do better
+    corruptions: float | None
+    claimed: float | None
+    doubted: bool
+    architecture: str
+    extra_data: bool
+    paper: str
+    link: str
+    venue: str
+    weights: bool
+    licence: str
+    recipe: str | None  # that pulls it
+
+
+class ReportedCard(_Document):
+    """What a board elsewhere says of published models.  `key` is the hash of the rest but `made`."""
+
+    schema_: Literal["rampart/reported-1"] = Field("rampart/reported-1", alias="schema")
+    key: Hash
+    board: str  # its name
+    models: list[ReportedModel]  # in its order
+    made: str  # when it was written down here; UTC, ISO 8601
+
+
+Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard | VerificationRecord | TableCard | ReportedCard
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from bench.records import ReportedCard
 
 State = Literal["fine", "note", "wrong"]  # a note: work goes on without it
 
@@ -66,3 +69,12 @@ class Zoo:
         return [
             {"zoo": self.name, **asdict(p), "recipe": self.recipe(p) if p.weights else None} for p in self.read()
         ]  # fmt: skip
+
+    def card(self, made: str) -> ReportedCard:
+        """What is reported of its models, for the ledger; made: now."""
+        from bench.exam import digest
+        from bench.records import ReportedCard
+
+        models = [{name: value for name, value in entry.items() if name != "zoo"} for entry in self.entries()]
+        facts = {"board": self.name, "models": models}
+        return ReportedCard.model_validate({"key": digest(facts), "made": made, **facts})

@@ -11,8 +11,9 @@ from leaderboard.arithmetic import Number
 from leaderboard.curves import SIZE, Figure, figures
 from leaderboard.document import document
 from leaderboard.facts import DIVISIONS, TIERS, division, tier
+from leaderboard.offers import offer
 from leaderboard.ranks import ranks
-from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section
+from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Row, Section
 from leaderboard.scales import Drawn, drawn
 from leaderboard.seeds import Group, Spread, lines
 from leaderboard.shell import File, Site
@@ -63,11 +64,8 @@ def pages(site: Site) -> Iterator[File]:
     """A board a page, the list of them, and board.json; where there is one board, it is the first page."""
     content = json.dumps(document(site.board), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
     yield File("board.json", content.encode())
-    corrupted = _corrupted(site.board.sections)
     told = []
-    for section in site.board.sections:
-        full = _rare_last(_with_corruptions(section, corrupted))
-        said = _lines(full)
+    for section, full, said in site.views:
         told.append((section, verdict(full, said)))
         file = _board(site, full, said, site.board_of(section))
         yield file
@@ -80,6 +78,16 @@ def pages(site: Site) -> Iterator[File]:
 def _at_the_root(file: File) -> File:
     """A page of a folder as the first page.  Labels hold no such text: their quotes are escaped."""
     return File("index.html", file.content.replace(b' href="../', b' href="').replace(b' src="../', b' src="'))
+
+
+View = tuple[Section, Section, list[Line]]
+
+
+def views(board: Board) -> tuple[View, ...]:
+    """Each section, the same as its page shows it, and the lines of that."""
+    corrupted = _corrupted(board.sections)
+    full = [_rare_last(_with_corruptions(section, corrupted)) for section in board.sections]
+    return tuple((section, x, _lines(x)) for section, x in zip(board.sections, full, strict=True))
 
 
 def _index(site: Site, told: Sequence[tuple[Section, Verdict | None]]) -> File:
@@ -100,6 +108,7 @@ def _board(site: Site, section: Section, said: Sequence[Line], path: str) -> Fil
         tiers=[t for t in TIERS if any(line.tier == t for line in said)], tier_of=TIERS,
         rare=[h.name for h in section.heads if h.strict and not h.common],
         both=len({row.maker.which for row in section.rows} & {"best", "last"}) == 2,
+        offer=offer(site, section),
     )  # fmt: skip
 
 

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import ColumnCard, DatasetCard, ExamCard, RampartError, Record, TrainingRecord, read_document
+from bench import (
+    ColumnCard,
+    DatasetCard,
+    ExamCard,
+    RampartError,
+    Record,
+    ReportedCard,
+    TableCard,
+    TrainingRecord,
+    read_document,
+)
 from leaderboard.images import LIMIT, Images
 
 if TYPE_CHECKING:
@@ -32,6 +42,8 @@ class Documents:
     datasets: tuple[DatasetCard, ...] = ()
     columns: tuple[ColumnCard, ...] = ()
     exams: tuple[ExamCard, ...] = ()
+    tables: tuple[TableCard, ...] = ()
+    reported: tuple[ReportedCard, ...] = ()
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
 
@@ -57,6 +69,8 @@ class Documents:
             tuple(kept.get(DatasetCard, ())),
             tuple(kept.get(ColumnCard, ())),
             tuple(kept.get(ExamCard, ())),
+            tuple(kept.get(TableCard, ())),
+            tuple(kept.get(ReportedCard, ())),
             distances,
             tuple(damaged),
         )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from bench import Ledger
+    from leaderboard.boards import View
     from leaderboard.documents import Documents
     from leaderboard.rows import Board, Row, Section
 
@@ -69,6 +70,7 @@ class Site:
     documents: Documents
     ledger: Ledger  # for sidecars: ledger.images(record)
     first: int = 0  # only so many of the first test images count; 0 is all
+    as_of: str = ""  # only what was made until then counts
     kinds: Mapping[str, str] = field(default_factory=dict)  # kind of page to folder
     nav: tuple[tuple[str, str], ...] = ()  # label and path, in the header's order
     sheets: tuple[str, ...] = ()  # the style sheets, as paths
@@ -105,6 +107,13 @@ class Site:
         """The defense behind each net and weights; the first in the alphabet where several made them."""
         named = {(t.net, weights, t.label) for t in self.documents.trainings for weights in t.weights.values()}
         return {(net, weights): label for net, weights, label in sorted(named, reverse=True)}
+
+    @cached_property
+    def views(self) -> tuple[View, ...]:
+        """The boards as they are shown, made once."""
+        from leaderboard.boards import views  # a page module, which imports this one
+
+        return views(self.board)
 
     def link(self, kind: str, *key: str, page: str = "") -> str:
         """The relative address of a page about a thing, seen from `page`; "" where no module serves such pages."""

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, cast
 
 from bench import write_atomically
-from leaderboard import attacks, boards, compare, datasets, gallery, method, models
+from leaderboard import attacks, boards, compare, datasets, gallery, machines, method, models, parity_pages, reported
+from leaderboard.changes import until
 from leaderboard.documents import Documents
 from leaderboard.shell import HERE, File, Site, assets
 from leaderboard.table import board_of
@@ -38,19 +39,23 @@ MODULES = cast(
         datasets,
         compare,
         gallery,
+        parity_pages,
+        reported,
         method,
+        machines,
     ),
 )  # fmt: skip
 
 MANIFEST = "files.json"  # what the last publish wrote, so that the next one removes what is no more part of the site
 
 
-def publish(ledger: Ledger, folder: Path, first: int = 0) -> Site:
+def publish(ledger: Ledger, folder: Path, first: int = 0, as_of: str = "") -> Site:
     """Write the site into a folder, index.html last, and return what it was made from.
 
-    first: only the first so many test images count; 0 is all.
+    first: only the first so many test images count; 0 is all.  as_of: a day, a time or a version; only what was made
+    until then counts.
     """
-    site = build(ledger, first)
+    site = build(ledger, first, as_of)
     written: dict[str, None] = {}
     index = None
     for file in files(site):
@@ -69,13 +74,13 @@ def publish(ledger: Ledger, folder: Path, first: int = 0) -> Site:
     return site
 
 
-def build(ledger: Ledger, first: int = 0) -> Site:
+def build(ledger: Ledger, first: int = 0, as_of: str = "") -> Site:
     """What the pages are made from: the ledger is read and the board made once."""
-    documents = Documents.of(ledger)
+    documents = until(Documents.of(ledger), as_of) if as_of else Documents.of(ledger)
     kinds = {kind: folder for module in MODULES for kind, folder in getattr(module, "KINDS", {}).items()}
     nav = tuple(module.NAV for module in MODULES if hasattr(module, "NAV"))
     sheets = tuple(f"static/{path.name}" for path in sorted((HERE / "static").glob("*.css")))
-    return Site(board_of(documents, first), documents, ledger, first, kinds, nav, sheets)
+    return Site(board_of(documents, first), documents, ledger, first, as_of, kinds, nav, sheets)
 
 
 def files(site: Site) -> Iterator[File]:
