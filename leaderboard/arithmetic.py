@@ -228,9 +228,9 @@ def _roundest(low: int, high: int) -> int:
 
 
 def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] = ()) -> Number | None:
-    """The number of all these columns together, on the images that clean was asked.
+    """The number of all these columns together, on the images that clean was asked, or as many as all went through.
 
-    It is an upper bound while one of these images stands that some column has not decided; a column that is about
+    It is an upper bound where one of these images stands that some column has not decided; a column that is about
     the first images only has nothing to say of the others.  Of `others` only what fell counts.
     """
     n = clean.asked.first if clean is not None else max((e.decided.first for e in exams), default=0)
@@ -239,8 +239,18 @@ def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] =
     fell = Images.union(e.fell for e in (*exams, *others))
     whole = Images.below(n)
     decided = fell | Images.common(e.decided | (whole - Images.below(e.first)) if e.first else e.decided for e in exams)
-    records = (r for e in (*exams, *others) for m in e.members.values() for r in m.records)
-    return Number(n - fell.among(n), n, decided.first < n, Spent.of(records))
+    spent = Spent.of(r for e in (*exams, *others) for m in e.members.values() for r in m.records)
+    reach, all_decided = min(_reach(e, n) for e in exams), decided.first
+    if reach <= all_decided < n and all_decided > fell.among(all_decided):  # as in count
+        m = _roundest(reach, all_decided)
+        return Number(m - fell.among(m), m, False, spent, partial=True)
+    return Number(n - fell.among(n), n, all_decided < n, spent)
+
+
+def _reach(exam: Exam, n: int) -> int:
+    """Among the first n images, how far the member of a column came that came least far; n where it has no more."""
+    reach = min((m.asked.end for m in exam.members.values()), default=0)
+    return n if exam.first and reach >= exam.first else min(reach, n)
 
 
 def mean(cells: Sequence[Outcome]) -> Number | None:
