@@ -7,7 +7,7 @@ are thrown at the old weights too, where the store has them, and both sides are 
 
 A bound that already proves a regression ends the gate.  Else what stands can be attacked, and nothing else, until a
 regression is proved or every attack was asked: the answers are ordinary records of the column's cells, and `bench run`
-later asks only the images that they leave.
+later asks only the images that they leave.  Falls only add up, so a proof stays one, however early it is looked for.
 """
 
 from __future__ import annotations
