@@ -238,6 +238,7 @@ def _document(answers: list[Checked], seconds: float, new: int) -> dict[str, Any
         "images": sum(c.images for c in answers), "forwards": sum(c.forwards for c in answers),
         "rounded": sum(c.rounded for c in answers), "hair": sum(c.hair for c in answers), "attested": new,
         "seconds": round(seconds, 3), "cost_seconds": round(_cost(answers), 3),
+        "cost_passes": sum(c.record.cost.forwards + c.record.cost.backwards for c in answers if c.record and c.holds),
         "faults": [
             {"record": c.file, "key": c.record and c.record.key, "what": f.what, "images": list(f.images)}
             for c in answers for f in c.faults
