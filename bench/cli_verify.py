@@ -54,14 +54,13 @@ def _where(command: Any) -> Any:
 @option("--by", default="", metavar="TEXT", help="who says so; goes into what --attest writes")
 @_where
 def verify(x: str, *, attest: bool, by: str, as_json: bool, **options: Any) -> None:
-    r"""Recount the claims of records from their bundles: one forward pass an image.
+    """Recount the claims of records from their bundles: one forward pass an image.
 
     X is a ledger's folder (default: --ledger), a file that bench bundle pack wrote, or the beginning of a cell's key
     or of a record's name.  Weights and bundles come from the store.
 
-    \b
-    Exit code 0: all was recounted and holds.  4: something that is needed is missing.
-    5: something is not what a record claims; each such image is named.
+    The exit code is 0 where all was recounted and holds, 4 where something that is needed is missing, and 5 where
+    something is not what a record claims; each such image is named.
     """
     from bench import verify as verification
     from bench.report import reporter
@@ -74,12 +73,12 @@ def verify(x: str, *, attest: bool, by: str, as_json: bool, **options: Any) -> N
             tell=lambda done, of, one: report.line(f"{done:,} of {of:,} records; {one}"),
         )  # fmt: skip
         new = sum(verification.attest(place, c, by) for c in answers if attest and not packed and c.holds)
+    if not answers:
+        raise UsageError(f"there are no records in {x or options['ledger']}; bench run makes some")
     seconds = time.perf_counter() - started
     if as_json:
         print_json(_document(answers, seconds, new))
     _say_answers(answers, seconds)
-    if not answers:
-        raise UsageError(f"there are no records in {x or options['ledger']}; bench run makes some")
     sys.exit(5 if any(c.faults for c in answers) else 4 if any(c.missing for c in answers) else 0)
 
 
@@ -104,7 +103,7 @@ def audit(
     x: str, *, images: int, beacon: str, column: str, model: str, attacks: tuple[str, ...], alpha: float,
     as_json: bool, **options: Any,
 ) -> None:  # fmt: skip
-    r"""Attack survivors again, chosen by a hash, and bound what the column's attacks missed.
+    """Attack survivors again, chosen by a hash, and bound what the column's attacks missed.
 
     X is a ledger's folder (default: --ledger).  The same beacon chooses the same images everywhere; the draws of the
     attacks come from it too.  What the audit finds is kept in the ledger, as records of its own.
@@ -145,6 +144,8 @@ def _audit(a: Audit) -> dict[str, Any]:
 
 def _sentence(a: Audit) -> str:
     """One audit, for a person."""
+    if not a.chosen:
+        return f"{a.standing}: no image stands, and there is nothing to audit."
     named = f" ({', '.join(map(str, a.fell))})" if a.fell else ""
     sure = f"with {100 * (1 - a.alpha):g} % confidence" if len(a.chosen) < a.survivors else "all were attacked:"
     return (
@@ -237,6 +238,7 @@ def _document(answers: list[Checked], seconds: float, new: int) -> dict[str, Any
         "images": sum(c.images for c in answers), "forwards": sum(c.forwards for c in answers),
         "rounded": sum(c.rounded for c in answers), "hair": sum(c.hair for c in answers), "attested": new,
         "seconds": round(seconds, 3), "cost_seconds": round(_cost(answers), 3),
+        "cost_passes": sum(c.record.cost.forwards + c.record.cost.backwards for c in answers if c.record and c.holds),
         "faults": [
             {"record": c.file, "key": c.record and c.record.key, "what": f.what, "images": list(f.images)}
             for c in answers for f in c.faults

@@ -5,8 +5,9 @@ all models of the baseline: those that felled the model's own old weights say li
 fallen already; a drop shows where images of other models fell the new weights and not the old ones.  So the same images
 are thrown at the old weights too, where the store has them, and both sides are the union of their column and these.
 
-A bound that already proves a regression ends the gate.  Else what stands can be attacked, and nothing else: the answers
-are ordinary records of the column's cells, and `bench run` later asks only the images that they leave.
+A bound that already proves a regression ends the gate.  Else what stands can be attacked, and nothing else, until a
+regression is proved or every attack was asked: the answers are ordinary records of the column's cells, and `bench run`
+later asks only the images that they leave.  Falls only add up, so a proof stays one, however early it is looked for.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class Bound:
     seconds: float
     fair: bool  # whether the old weights were there to be thrown at
     lacking: int  # bundles that the store does not have
-    attacked: bool = False  # whether the column's attacks were asked about what stood
+    attacked: bool = False  # whether all the column's attacks were asked about what stood
+    by: str = ""  # the last attack that was asked
 
     @property
     def survivors(self) -> tuple[int, ...]:
@@ -216,23 +218,32 @@ class _Thrower:
         return set(ids[misread(self.subjects[target], x, y)[1].cpu()].tolist())
 
 
-def attack(bound: Bound, place: Place, datasets: Datasets, report: Callable[[str], None]) -> Bound:
-    """Ask the column's attacks about what the replay left standing, the cheapest first; each is asked what stands."""
+def attack(bound: Bound, place: Place, datasets: Datasets, report: Callable[[str], None]) -> Iterator[Bound]:
+    """Ask the column's attacks about what the replay left standing, the cheapest first, each about what still stands.
+
+    After each the bound is what is known then; the last one is no bound any more, but what the column says.
+    """
     s, q = bound.now, bound.now.question
     dataset, recipe = datasets.of(q.test, s.dataset), datasets.recipe(q.test, s.dataset)
     threat, fell = ThreatModel.parse(str(q.threat)), set(s.fell)
-    for one in sorted((place.registry.parse("attack", key) for key in q.attacks), key=_by_passes(dataset)):
+    ordered = sorted((place.registry.parse("attack", key) for key in q.attacks), key=_by_passes(dataset))
+    for one in ordered:
         assert isinstance(one.plugin, Attack)
         over = threat if one.plugin.goal == "in-ball" else threat.without_bound
         cell = Cell(bound.net, s.weights, q.test, q.condition, str(over), one.key, 0)
-        asked = tuple(
-            i for i in range(s.n) if i not in fell and not Outcome.of(place.ledger, cell, s.n, threat).asked[i]
-        )
+        known = Outcome.of(place.ledger, cell, s.n, threat).asked
+        asked = tuple(i for i in range(s.n) if i not in fell and not known[i])
         report(f"{one} on {len(asked)} images that stand after the replay: {s}")
         if asked:
             Question(cell, asked, recipe.written, dataset.shape, patient=True).do(place)
         fell |= set(Outcome.of(place.ledger, cell, s.n, threat).fell.nonzero()[0].tolist())
-    return replace(bound, now=replace(s, fell=frozenset(fell)), attacked=True)
+        yield replace(bound, now=replace(s, fell=frozenset(fell)), attacked=one is ordered[-1], by=str(one))
+
+
+def _cost(bound: Bound, place: Place, datasets: Datasets) -> int:
+    """The passes of a column's attacks on an image that never falls."""
+    of = _by_passes(datasets.of(bound.now.question.test, bound.now.dataset))
+    return sum(of(place.registry.parse("attack", key)) for key in bound.now.question.attacks)
 
 
 def _by_passes(dataset: Dataset) -> Callable[[Recipe], int]:
@@ -246,9 +257,15 @@ def gate(
     """The gate's report, where replay decides what the ledger does not; a bound alone never says that a model held."""
     bounds = replay(before, now, sources, place, datasets, report)
     found = _compared(before, now, rules, bounds)
-    if then_attack and not found.regressed:
-        bounds = [attack(b, place, datasets, report) for b in bounds]
-        found = _compared(before, now, rules, bounds)
+    cheapest_first = (
+        sorted(range(len(bounds)), key=lambda at: _cost(bounds[at], place, datasets)) if then_attack else ()
+    )
+    for at in cheapest_first:
+        for bound in attack(bounds[at], place, datasets, report) if not found.regressed else ():
+            bounds[at] = bound
+            found = _compared(before, now, rules, bounds)
+            if found.regressed:
+                break
     return found, bounds
 
 
@@ -273,10 +290,12 @@ def sentences(report: Report, bounds: Sequence[Bound]) -> Iterator[str]:
     proved = {s.name for c in report.regressed for s in c.now}
     for b in bounds:
         share, was = 100 * b.most, 100 * (1 - len(b.before.fell) / b.before.n)
-        done = "it is a regression" if b.now.name in proved else "that is no proof"
+        done = (
+            "it is a regression" if b.now.name in proved else "no proof of one" if not b.attacked else "it is decided"
+        )
+        attacks = f", and then the column's attacks up to {b.by}" if b.by else ""
         left = f"; {len(b.survivors):,} are left to attack (bench run, or --then-attack)"
-        if b.attacked or b.now.name in proved:
-            left = ", and then the column's attacks" if b.attacked else ""
+        left = attacks if b.attacked or b.now.name in proved else attacks + left
         yield (
             f"Replay: {b.now}: at most {share:.2f} % of {b.now.n:,} images stand ({was:.2f} % before), after "
             f"{b.forwards:,} forwards in {b.seconds:.1f} s, with the baseline's images of {b.thrown:,}{left}: {done}."
@@ -293,5 +312,5 @@ def plain(bound: Bound) -> dict[str, object]:
         "name": str(bound.now), "weights": bound.now.weights, "n": bound.now.n, "most": bound.most,
         "before": 1 - len(bound.before.fell) / bound.before.n, "thrown": bound.thrown, "forwards": bound.forwards,
         "seconds": round(bound.seconds, 3), "fair": bound.fair, "lacking": bound.lacking, "attacked": bound.attacked,
-        "survivors": list(bound.survivors),
+        "by": bound.by, "survivors": list(bound.survivors),
     }  # fmt: skip

@@ -194,13 +194,16 @@ def _subject(place: Place, record: Record, dataset: Dataset) -> Subject:
 
 def _of_sidecar(record: Record, sidecar: Figures, dataset: Dataset, *, random: bool) -> Iterator[Fault]:
     """What in the figures beside a record is not what the record says; nothing is asked of the model."""
-    kinds = {"predicted": "i", "margin": "f", "distance": "f"}
+    kinds = {"predicted": "i", "margin": "f", "distance": "f", "forwards": "i", "backwards": "i"}
     for name, kind in kinds.items():
         column = sidecar.get(name)
         if column is None or column.shape != (len(record.asked),) or column.dtype.kind != kind:
             got = "none" if column is None else f"{column.dtype} {column.shape}"
             yield Fault(f"beside it, {name} is {got}; expected one figure for each of the {len(record.asked):,} images")
             return
+    for name, claimed in (("forwards", record.cost.forwards), ("backwards", record.cost.backwards)):
+        if int(sidecar[name].sum()) != claimed:
+            yield Fault(f"it says {claimed:,} {name}, and beside it they are {int(sidecar[name].sum()):,}")
     asked, fell = np.array(record.asked), np.isin(record.asked, record.fell)
     labels, distance = dataset.test.y[asked], sidecar["distance"]
 
@@ -210,7 +213,8 @@ def _of_sidecar(record: Record, sidecar: Figures, dataset: Dataset, *, random: b
 
     if not random:  # of a random model these are means
         right = sidecar["predicted"] == labels
-        yield from fault("they stand, and beside the record they are misread", ~fell & ~right)
+        wrong = ~right | (sidecar["margin"] < 0)
+        yield from fault("they stand, and beside the record they are misread", ~fell & wrong)
         # Logits that are not numbers are misread whatever is predicted.
         yield from fault(
             "they fell, and beside the record they are read aright", fell & right & (sidecar["margin"] > 0)
@@ -250,7 +254,7 @@ def _recount(place: Place, file: str, record: Record, sidecar: Figures, dataset:
     rounded = bundle.rounded if threat and bundle else torch.zeros(len(ids), dtype=torch.bool)
     fell = torch.from_numpy(np.isin(ids.numpy(), record.fell))
     rows = np.searchsorted(record.asked, ids.numpy(), sorter=(order := np.argsort(record.asked)))
-    beside = {name: torch.from_numpy(column[order[rows]]) for name, column in sidecar.items()}
+    beside = {name: torch.from_numpy(sidecar[name][order[rows]]) for name in ("predicted", "margin", "distance")}
     loose = seen.tied & (fell != seen.once)
     if not _elsewhere(place, record, subject) or int(loose.sum()) > max(1, len(ids) // RARE):
         loose = torch.zeros_like(loose)

@@ -63,6 +63,8 @@ def test_autoattack_leaves_what_the_reference_leaves(bench, tmp_path):
     numbers = json.loads(done.stdout)["board"]["sections"][0]["rows"][0]["numbers"]
     assert numbers["clean"]["standing"] == 128
     assert 112 <= numbers["aa"]["standing"] <= 115
+    checked = json.loads(bench("verify", "--plugin", "fast_mnist.py", "--json").stdout)
+    assert checked["hold"] == checked["records"] >= 5 and checked["cost_passes"] >= 200 * checked["forwards"]
 
 
 @pytest.mark.shared

@@ -73,7 +73,7 @@ def test_a_harmless_change(bench, here):
     """A bound proves nothing then: 4, since nothing was compared; attacked on what stands, it held: 0."""
     new = new_weights(here, noise(1e-4))
     done = bench(*WORDS)
-    assert done.returncode == 4 and "no proof" in done.stderr and "left to attack" in done.stderr, done.stderr
+    assert done.returncode == 4 and "no proof of one" in done.stderr and "left to attack" in done.stderr, done.stderr
     left = {b["name"].rpartition(": ")[2]: set(b["survivors"]) for b in json.loads(done.stdout)["replay"]}
     done = bench(*WORDS, "--then-attack")
     assert done.returncode == 0, done.stderr
@@ -82,6 +82,18 @@ def test_a_harmless_change(bench, here):
     for record in (d for d in new.ledger.all() if isinstance(d, Record)):
         column = "slow linf:0.2" if record.attack.startswith("slow") else "walks linf:0.2"
         assert set(record.asked) == left[column]
+
+
+def test_an_attack_ends_where_it_is_enough(bench, here):
+    """Weights that only an attack shows to be weak: the first column proves it, and the other is not asked."""
+    for record in [d for d in here.ledger.all() if isinstance(d, Record) and d.bundle]:
+        here.store.path(record.bundle).unlink()  # nothing to replay
+    new = new_weights(here, noise(0.5))
+    done = bench(*WORDS, "--then-attack")
+    found = json.loads(done.stdout)["replay"]
+    assert done.returncode == 3, done.stderr
+    assert {b["lacking"] for b in found} == {4} and sum(b["by"] != "" for b in found) == 1
+    assert len({d.attack for d in new.ledger.all() if isinstance(d, Record)}) == 1
 
 
 def test_what_is_missing_and_what_is_damaged(bench, here):

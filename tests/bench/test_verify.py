@@ -222,6 +222,8 @@ def test_figures_that_are_not_whole(here):
     one = record(here, "slow")
     new = forge(here, one, sidecar={"margin": here.ledger.images(one)["margin"][1:]})
     assert "beside it, margin is float32" in faults(here, new)
+    cheap = {**one.cost.model_dump(), "forwards": 1}
+    assert "it says 1 forwards" in faults(here, forge(here, new, images=one.images, cost=cheap))
 
 
 def test_a_random_model_holds(place):
