@@ -139,7 +139,8 @@ def _grouped(section: Section) -> bool:
 
 
 def _fewer(section: Section) -> bool:
-    return any(x is not None and x.n < section.n for row in section.rows for x in numbers(section, row))
+    n = section.n
+    return any(x is not None and x.n < n for row in section.rows for x in numbers(section, row))
 
 
 def _markdown(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from leaderboard.words import natural
@@ -91,7 +92,7 @@ class Section:
         """The nets of its rows."""
         return tuple(sorted({row.net for row in self.rows}, key=natural))
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max((row.n for row in self.rows), default=0)
