@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from bench import wilson
@@ -14,6 +14,9 @@ from leaderboard.images import Images
 
 if TYPE_CHECKING:
     from bench import Record, ThreatModel
+
+
+_wilson = lru_cache(maxsize=1 << 16)(wilson)
 
 
 class Place(NamedTuple):
@@ -146,7 +149,7 @@ class Number:
 
         A mean over conditions has the same images in each, and is as sure as one condition, not as their number.
         """
-        low, high = wilson(round(self.standing / self.conditions), self.n)
+        low, high = _wilson(round(self.standing / self.conditions), self.n)
         return (0.0 if self.bound else low), high
 
 

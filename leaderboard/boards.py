@@ -24,6 +24,7 @@ KINDS = {"board": "boards"}
 COSTS = 200  # rows, beyond which what each number cost is in board.json alone
 MEAN = {"corruptions": "mean corruption", f"{OFFICIAL}corruptions": "mean corruption, official"}
 
+MARKED = 500  # lines with marks in the page
 Corrupted = Mapping[tuple[str, str, str], Mapping[str, Number]]  # of test, net and weights: column to number
 
 
@@ -36,6 +37,7 @@ class Line:
     division: str
     tier: str
     rows: tuple[Row, ...]  # of several seeds
+    marked: bool  # whether its marks are in the page; the script draws those of other lines when it shows them
 
     @property
     def place(self) -> str:
@@ -60,16 +62,22 @@ class Verdict:
 
 def pages(site: Site) -> Iterator[File]:
     """A board a page, the list of them, and board.json; where there is one board, it is the first page."""
-    content = json.dumps(document(site.board), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    content = json.dumps(document(site.board), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
     yield File("board.json", content.encode())
     told = []
     for section, full, said in site.views:
         told.append((section, verdict(full, said)))
-        yield _board(site, full, said, site.board_of(section))
+        file = _board(site, full, said, site.board_of(section))
+        yield file
         if len(site.board.sections) == 1:
-            yield _board(site, full, said, "index.html")
+            yield _at_the_root(file)
     if len(told) != 1:
         yield _index(site, told)
+
+
+def _at_the_root(file: File) -> File:
+    """A page of a folder as the first page.  Labels hold no such text: their quotes are escaped."""
+    return File("index.html", file.content.replace(b' href="../', b' href="').replace(b' src="../', b' src="'))
 
 
 View = tuple[Section, Section, list[Line]]
@@ -109,9 +117,9 @@ def _lines(section: Section) -> list[Line]:
     return [
         Line(
             line, rank, division(line.rows[0] if isinstance(line, Group) else line), tier(line.records),
-            line.rows if isinstance(line, Group) else (),
+            line.rows if isinstance(line, Group) else (), place < MARKED,
         )
-        for line, rank in zip(section.lines, ranks(section.lines), strict=True)
+        for place, (line, rank) in enumerate(zip(section.lines, ranks(section.lines), strict=True))
     ]  # fmt: skip
 
 

@@ -59,7 +59,7 @@ class Row:
     fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
     records: tuple[Record, ...] = ()  # all that it rests on
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max((x.n for x in self.numbers.values()), default=0)
@@ -87,7 +87,7 @@ class Section:
             said = f"{said.removeprefix(OFFICIAL)}, {'official' if said.startswith(OFFICIAL) else 'generated'}"
         return self.dataset, self.threat or "no threat", said
 
-    @property
+    @cached_property
     def nets(self) -> tuple[str, ...]:
         """The nets of its rows."""
         return tuple(sorted({row.net for row in self.rows}, key=natural))

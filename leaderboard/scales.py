@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from leaderboard.rows import Head, Row, Section
 from leaderboard.seeds import Group, Spread
+from leaderboard.words import printable
 
 if TYPE_CHECKING:
     from leaderboard.arithmetic import Number
@@ -52,6 +54,16 @@ class Drawn:
     head: Head
     scale: Scale
     summary: bool = False
+
+    @cached_property
+    def label(self) -> str:
+        """Its name on a phone, where a cell stands alone."""
+        return printable(self.head.name) + ("" if self.head.strict else " (not strict)")
+
+    @cached_property
+    def style(self) -> str:
+        """The classes of its cells."""
+        return f"number k{self.place}" + (" summary" if self.summary else "")
 
     def of(self, line: Row | Group) -> Number | Spread | None:
         """What it says of a line."""

@@ -92,7 +92,7 @@ class Group:
         """Its first row's, which only serve to put groups in order."""
         return self.rows[0].weights
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""
         return max(row.n for row in self.rows)

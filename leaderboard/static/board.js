@@ -2,7 +2,8 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-const FIRST = 100; // lines that a long board shows at first
+const FIRST = 24; // lines that a long board shows at once; more come as they are scrolled to
+const MARKED = 500; // lines whose marks are in the page
 const table = document.querySelector("table.board");
 const tools = document.querySelector("form.tools");
 const more = document.querySelector(".more");
@@ -53,15 +54,46 @@ function kept(line, words) {
   return words.every((word) => line.text.includes(word));
 }
 
+// Of a long board only the first lines have their marks in the page: the others get them here, from their numbers.
+const SVG = "http://www.w3.org/2000/svg";
+function plot(cell) {
+  const holder = document.createElement("span");
+  holder.className = "plot";
+  holder.setAttribute("aria-hidden", "true");
+  const accuracy = parseFloat(cell.querySelector(".accuracy")?.textContent.replace(/[^0-9.]/g, ""));
+  if (accuracy === accuracy) {
+    const said = cell.querySelector("small").textContent;
+    const sd = said.startsWith("sd") ? parseFloat(said.slice(3)) : NaN;
+    let [low, high] = cell.matches(".bound") ? [0, accuracy] : said.split("–").map(Number);
+    if (sd === sd) [low, high] = [Math.max(0, accuracy - sd), Math.min(100, accuracy + sd)];
+    const svg = document.createElementNS(SVG, "svg");
+    svg.setAttribute("viewBox", "0 0 100 1");
+    svg.setAttribute("preserveAspectRatio", "none");
+    const interval = sd === sd ? `M${low},.1H${high}V.9H${low}z` : `M${low},.5H${high}`;
+    for (const [name, d] of [["iv", interval], ["at", `M${accuracy},0v1`]]) {
+      const path = document.createElementNS(SVG, "path");
+      path.setAttribute("class", name);
+      path.setAttribute("d", d);
+      svg.append(path);
+    }
+    holder.append(svg);
+  }
+  cell.prepend(holder);
+}
+
 let drawn = [];
 function draw() {
   const words = state.q.toLowerCase().split(/\s+/).filter(Boolean);
   const found = ordered(lines.filter((line) => kept(line, words)));
   const next = found.slice(0, state.count).map((line) => line.body);
-  if (next.length !== drawn.length || next.some((body, i) => body !== drawn[i])) {
-    table.replaceChildren(table.tHead, ...next);
-    drawn = next;
+  const same = drawn.length <= next.length && drawn.every((body, i) => body === next[i]);
+  const fresh = same ? next.slice(drawn.length) : next;
+  if (lines.length > MARKED) {
+    for (const body of fresh) for (const text of body.querySelectorAll(".number > .text:first-child")) plot(text.parentNode);
   }
+  if (!same) for (const body of drawn) body.remove(); // the head stays: who sorts by keyboard keeps their place
+  table.append(...fresh);
+  drawn = next;
   const all = found.length === lines.length ? "" : ` of ${lines.length.toLocaleString("en")}`;
   output.textContent = `${found.length.toLocaleString("en")}${all} line${lines.length === 1 ? "" : "s"}`;
   more.hidden = found.length <= next.length;
@@ -85,7 +117,6 @@ function write() {
   if (state.sort) link.set("sort", (state.up ? "" : "-") + state.sort);
   for (const name of state.hidden) if (!quiet.has(name)) link.append("hide", name);
   for (const name of quiet) if (!state.hidden.has(name)) link.append("show", name);
-  if (state.count > FIRST) link.set("all", "1");
   const text = link.toString();
   history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
 }
@@ -99,7 +130,6 @@ function read() {
   if (at(column) >= 0) [state.sort, state.up] = [column, !sort.startsWith("-")];
   for (const name of link.getAll("hide")) if (at(name) >= 0) state.hidden.add(name);
   for (const name of link.getAll("show")) state.hidden.delete(name);
-  if (link.has("all")) state.count = Infinity;
   for (const name of ["q", ...filters]) {
     tools.elements[name].value = state[name];
     state[name] = tools.elements[name].value; // a choice that this board does not have is none
@@ -117,7 +147,7 @@ function sort(header) {
   const name = header.dataset.col;
   const first = header.dataset.kind === "text" || "up" in header.dataset;
   const turned = header.hasAttribute("aria-sort") ? header.getAttribute("aria-sort") === "descending" : first;
-  [state.sort, state.up] = [name, turned];
+  [state.sort, state.up, state.count] = [name, turned, FIRST];
   update();
 }
 
@@ -146,7 +176,7 @@ picker.addEventListener("change", ({ target }) => {
 tools.addEventListener("input", ({ target }) => {
   if (!target.name) return;
   state[target.name] = target.value;
-  state.count = Math.min(state.count, FIRST);
+  state.count = FIRST;
   update();
 });
 tools.addEventListener("submit", (event) => event.preventDefault());
@@ -158,8 +188,16 @@ tools.addEventListener("reset", (event) => {
 });
 more.firstElementChild.addEventListener("click", () => {
   state.count = Infinity;
-  update();
+  draw();
 });
+new IntersectionObserver(
+  (seen) => {
+    if (!seen.some((entry) => entry.isIntersecting) || more.hidden || state.count === Infinity) return;
+    state.count += FIRST;
+    draw();
+  },
+  { rootMargin: "50%" },
+).observe(more);
 addEventListener("hashchange", () => {
   read();
   draw();
@@ -176,6 +214,8 @@ addEventListener("afterprint", () => {
 });
 
 tools.hidden = false;
+for (const line of lines) line.body.remove();
 read();
 draw();
 mark();
+table.classList.add("ready");
