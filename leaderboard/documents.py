@@ -49,7 +49,7 @@ class Documents:
         distances: dict[str, Mapping[int, float]] = {}
         for document in read_all(ledger, damaged):
             try:
-                if isinstance(document, Record | ExamCard):
+                if isinstance(document, Record | ExamCard | TableCard):
                     _check_threat(document.threat)
                 if isinstance(document, Record) and document.threat is not None and ":" not in document.threat:
                     distances[document.images] = _distances(ledger, document)  # a minimum-norm attack's
