@@ -75,13 +75,13 @@ class Drawn:
         label = f'data-label="{escape(self.label)}"'
         if x is None:
             plot = '<span class="plot" aria-hidden="true"></span>' if marked else ""
-            return Markup(
+            return Markup(  # noqa: S704 - likewise
                 f'<td class="{self.style} absent" {label} data-sort="">{plot}<span class="text">–</span></td>'
             )
         low, high = x.interval
         shown = f"≤ {percent(x.accuracy)}" if x.bound else percent(x.accuracy)
         style = self.style + (" bound" if x.bound else "") + (" off" if 100 * x.accuracy < self.scale.low else "")
-        return Markup(  # the label is escaped, the rest are numbers
+        return Markup(  # noqa: S704 - the label is escaped, the rest are numbers
             f'<td class="{style}" {label} data-sort="{"" if x.bound else f"{x.accuracy:.6g}"}">'
             f'{_plot(x, low, high) if marked else ""}<span class="text"><span class="accuracy">{shown}</span> '
             f"<small>{_said(x, low, high)}</small>{_few(x, n)}</span></td>"
