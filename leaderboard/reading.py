@@ -19,6 +19,7 @@ from bench import Ledger, Record, read_document
 from leaderboard.images import LIMIT, Images
 
 MANY = 20_000  # keys, from which on a second process reads half of them
+MODULE = "leaderboard.reading"
 ASKED, FELL = b',"asked":[', b'],"fell":['
 FIRST, SECOND = "01234567", "89abcdef"  # keys are hashes: half of them begin with one of these
 
@@ -43,7 +44,7 @@ def _part(ledger: Ledger, begins: str) -> tuple[list[Any], list[str]]:
 
 def _started(ledger: Ledger) -> subprocess.Popen[bytes] | None:
     """A process that reads the second half; None where none can be started."""
-    words = [sys.executable, "-m", "leaderboard.reading", str(ledger.root)]
+    words = [sys.executable, "-m", MODULE, str(ledger.root)]
     # Not forked: this process may hold threads, torch's for one.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
@@ -156,7 +157,7 @@ def _places(text: bytes) -> Images | None:
     return Images.of(int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little"))
 
 
-_ascending = lru_cache(maxsize=64)(_places)  # what was asked, several attacks in turn were asked
+_ascending = lru_cache(maxsize=1 << 13)(_places)  # single attacks are asked about the same images, those that stand
 
 
 if __name__ == "__main__":
