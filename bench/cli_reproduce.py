@@ -197,6 +197,9 @@ def _plan(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, A
         days = f", {seconds / DAY:,.1f} days" if seconds > DAY else ""
         say(f"{trainings} trainings and their attacks: up to {duration(seconds)}{days} on one worker of this machine.")
         say("Nothing was started; --run starts it, and --rows, --seeds, -n and --limit run a part.")
+    if missing:
+        trainings = len(missing) * len(wanted.seeds)
+        say(f"{len(missing)} rows more, {trainings} trainings, cannot be planned without their images.")
     if missing or (wanted.impossible and not rows):
         sys.exit(4)
 

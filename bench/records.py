@@ -10,6 +10,7 @@ from bench.exam import Cell, Precision, Training
 from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Percent = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Document(BaseModel):
@@ -180,7 +181,7 @@ class TableColumn(_Document):
     said: str  # the column's name in the paper
     attacks: list[str]  # recipe keys
     strict: bool
-    first: int = 0  # of the test images; 0 is all
+    first: Annotated[int, Field(ge=0)] = 0  # of the test images; 0 is all
     condition: str
 
 
@@ -207,11 +208,11 @@ class ReportedModel(_Document):
     dataset: str
     threat: str
     eps: str
-    clean: float
-    autoattack: float | None
-    worse: float | None  # under attacks that were found to do better
-    corruptions: float | None
-    claimed: float | None
+    clean: Percent
+    autoattack: Percent | None
+    worse: Percent | None  # under attacks that were found to do better
+    corruptions: Percent | None
+    claimed: Percent | None
     doubted: bool
     architecture: str
     extra_data: bool

@@ -421,10 +421,9 @@ DOCUMENTS: Mapping[str, type[Any]] = {
 
 
 def written(document: object) -> bytes:
-    """A document as JSON; a float that is none is an error, not NaN."""
+    """A document as JSON; records hold no float that JSON has no word for."""
     name = next(name for name, kind in DOCUMENTS.items() if kind is type(document))
-    plain = _adapter(name).dump_python(document)
-    return json.dumps(plain, ensure_ascii=False, allow_nan=False, indent=1).encode() + b"\n"
+    return _adapter(name).dump_json(document, indent=1) + b"\n"
 
 
 def read(kind: str, facts: Mapping[str, Any]) -> Any:

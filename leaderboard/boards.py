@@ -108,7 +108,7 @@ def _board(site: Site, section: Section, said: Sequence[Line], path: str) -> Fil
         tiers=[t for t in TIERS if any(line.tier == t for line in said)], tier_of=TIERS,
         rare=[h.name for h in section.heads if h.strict and not h.common],
         both=len({row.maker.which for row in section.rows} & {"best", "last"}) == 2,
-        offer=offer(site, section),
+        offer=offer(site, section, [line.place for line in said]),
     )  # fmt: skip
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.arithmetic import Number
+from leaderboard.facts import division, tier
 from leaderboard.rows import Row, Section
 from leaderboard.seeds import Group, Spread
 from leaderboard.words import percent, printable
@@ -22,8 +23,9 @@ LONG = 120  # characters of a name, beyond which it is cut in tables for papers
 
 FACTS = (
     "defense", "net", "trained_on", "trained_for", "seed", "which", "weights", "parameters", "multiply_adds",
-    "training_seconds", "forwards", "backwards", "attack_seconds", "doubts", "notes",
+    "training_seconds", "division", "tier", "forwards", "backwards", "attack_seconds", "doubts", "notes",
 )  # fmt: skip
+NAMES = ("defense", "net", "weights", "seed")  # of what names a line
 OF_A_NUMBER = ("accuracy", "low", "high", "standing", "n", "conditions", "bound")
 
 
@@ -62,7 +64,8 @@ def _facts(row: Row) -> list[object]:
     return [
         made.defense, row.net, t.dataset if t else None, (t.threat or None) if t else None, made.seed,
         made.which or None, row.weights, t.parameters if t else None, t.macs if t else None,
-        t.cost.seconds if t else None, row.spent.forwards, row.spent.backwards, row.spent.seconds,
+        t.cost.seconds if t else None, division(row), tier(row.records), row.spent.forwards, row.spent.backwards,
+        row.spent.seconds,
         "; ".join(d.text for d in row.doubts) or None, "; ".join(row.notes) or None,
     ]  # fmt: skip
 
@@ -89,15 +92,23 @@ def _cell(value: object) -> str:
 # Markdown and LaTeX: a line a line of the board, as the page has it.
 
 
-def as_markdown(section: Section) -> str:
-    """A board as a table of GitHub's Markdown, in percent."""
-    head = ["defense", "net", "weights", "seed", *columns(section)]
-    lines = [[*_said(line), *map(_brief, numbers(section, line))] for line in section.lines]
-    escaped = [[_markdown(cell) for cell in line] for line in [head, *lines]]
-    rule = ["---"] * 4 + ["---:"] * (len(head) - 4)
+def as_markdown(section: Section, places: Sequence[str] = ()) -> str:
+    """A board as a table of GitHub's Markdown, in percent.  places: the rank of each line."""
+    escaped = [[_markdown(cell) for cell in line] for line in _lines(section, places)]
+    words = len(NAMES) + bool(places)
+    rule = ["---"] * words + ["---:"] * (len(escaped[0]) - words)
     body = "\n".join(f"| {' | '.join(line)} |" for line in [escaped[0], rule, *escaped[1:]])
     title = " · ".join(_markdown(printable(part)) for part in section.heading)
     return f"**{title}**\n\n{body}\n\n{_markdown(_caption(section))}\n"
+
+
+def _lines(section: Section, places: Sequence[str]) -> list[list[str]]:
+    """The head of a table and its lines, as text."""
+    head = [*NAMES, *columns(section)]
+    lines = [[*_said(line), *map(_brief, numbers(section, line))] for line in section.lines]
+    if not places:
+        return [head, *lines]
+    return [["rank", *head], *([place, *line] for place, line in zip(places, lines, strict=True))]
 
 
 def _said(line: Row | Group) -> list[str]:
@@ -139,7 +150,8 @@ def _grouped(section: Section) -> bool:
 
 
 def _fewer(section: Section) -> bool:
-    return any(x is not None and x.n < section.n for row in section.rows for x in numbers(section, row))
+    n = section.n
+    return any(x is not None and x.n < n for row in section.rows for x in numbers(section, row))
 
 
 def _markdown(text: str) -> str:
@@ -149,10 +161,10 @@ def _markdown(text: str) -> str:
     return re.sub(r"(?i)\b(https?|ftp):", r"\1&#58;", re.sub(r"(?i)\bwww\.", "www&#46;", text))
 
 
-def as_latex(section: Section) -> str:
-    """A board as a LaTeX table with booktabs; it compiles with pdfLaTeX."""
-    head = ["defense", "net", "weights", "seed", *columns(section)]
-    lines = [[*_said(line), *map(_brief, numbers(section, line))] for line in section.lines]
+def as_latex(section: Section, places: Sequence[str] = ()) -> str:
+    """A board as a LaTeX table with booktabs; it compiles with pdfLaTeX.  places: the rank of each line."""
+    head, *lines = _lines(section, places)
+    words = len(NAMES) + bool(places)
     rows = [" & ".join(latex(_cut(cell)) for cell in line) + r" \\" for line in lines]
     title = ", ".join(latex(_cut(printable(part))) for part in section.heading)
     return "\n".join(
@@ -161,7 +173,7 @@ def as_latex(section: Section) -> str:
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{title}. {latex(_caption(section))}}}",
-            rf"\begin{{tabular}}{{llll{'r' * (len(head) - 4)}}}",
+            rf"\begin{{tabular}}{{{'l' * words}{'r' * (len(head) - words)}}}",
             r"\toprule",
             " & ".join(latex(_cut(cell)) for cell in head) + r" \\",
             r"\midrule",

@@ -30,8 +30,8 @@ NAV = ("For machines", "machines.html")
 def pages(site: Site) -> Iterator[File]:
     """Every file for machines, and the page that lists them."""
     log = Log(site)
-    for _, section, _ in site.views:
-        yield from _board(site, section)
+    for _, section, lines in site.views:
+        yield from _board(site, section, lines)
     yield from _badges(site)
     yield from _api(site, log)
     yield File("changes.atom", feed(site, log))
@@ -56,11 +56,11 @@ def _example(site: Site) -> Iterator[str]:
             yield badge_of(section, row)
 
 
-def _board(site: Site, section: Section) -> Iterator[File]:
-    found = ways(site, section)
+def _board(site: Site, section: Section, lines: Sequence[Line]) -> Iterator[File]:
+    found, places = ways(site, section), [line.place for line in lines]
     yield File(found["csv"], formats.as_csv(section).encode())
-    yield File(found["md"], formats.as_markdown(section).encode())
-    yield File(found["tex"], formats.as_latex(section).encode())
+    yield File(found["md"], formats.as_markdown(section, places).encode())
+    yield File(found["tex"], formats.as_latex(section, places).encode())
     yield File(found["bib"], bibtex(site, section).encode())
 
 

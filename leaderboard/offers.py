@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -40,13 +40,13 @@ class Offer:
     texts: tuple[tuple[str, str], ...]  # label, text
 
 
-def offer(site: Site, section: Section) -> Offer:
-    """Every format of a board; as text what is short enough to stand on the page."""
+def offer(site: Site, section: Section, places: Sequence[str]) -> Offer:
+    """Every format of a board; as text what is short enough to stand on the page.  places: the rank of each line."""
     found = ways(site, section)
     files = (*((label, found[ending]) for ending, label in ENDINGS.items()), ("JSON", found["json"]))
     texts = [("BibTeX", bibtex(site, section))]
     if len(section.lines) <= SHORT:
-        texts += [("LaTeX", formats.as_latex(section)), ("Markdown", formats.as_markdown(section))]
+        texts += [("LaTeX", formats.as_latex(section, places)), ("Markdown", formats.as_markdown(section, places))]
     return Offer(files, tuple(texts))
 
 

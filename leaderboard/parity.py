@@ -207,10 +207,13 @@ class Answers:
 
     def _number(self, card: TableCard, training: TrainingRecord, column: TableColumn) -> Number | None:
         """What a column says of a training's weights."""
-        near = self.cells.get((card.test, training.net, column.condition, training.weights[card.which]), {})
+        weights = training.weights.get(card.which, "")
+        near = self.cells.get((card.test, training.net, column.condition, weights), {})
         clean = next((cell for p, cell in near.items() if name_of(p.attack) == CLEAN), None)
         if [name_of(attack) for attack in column.attacks] == [CLEAN]:
             return count(examine([CLEAN], False, None, {CLEAN: clean} if clean else {}), clean)
+        if ":" not in card.threat:
+            return None
         threat = ThreatModel.parse(card.threat)
         mine = {p.attack: cell for p, cell in near.items() if p.threat == card.threat}
         mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}

@@ -155,3 +155,14 @@ def test_cards_are_told_apart_from_every_other_document(bench, tmp_path):
         ("fake", "1", "digits/tiny/one", "last", 2)
     ]
     assert any(isinstance(d, ExamCard) for d in Ledger(tmp_path / "results" / "ledger").all())
+
+
+def test_the_table_of_the_page_runs_as_it_stands_there(bench, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text()
+    (tmp_path / "mine.json").write_text(page.partition("```json\n")[2].partition("```")[0])
+    ended = bench("reproduce", "mine.json", "--table", "1", "--run", "--json", "--executor", "inline", "-n", "100",
+                  "--seeds", "0")  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    at, trades = json.loads(ended.stdout)["parity"]["rows"]
+    assert at["columns"]["PGD-20"]["n"] == 100 and trades["said"] == {"beta": 1.0}
+    assert trades["columns"]["PGD-20"]["why_no_z"] == "the paper gives no deviation"

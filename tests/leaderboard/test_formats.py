@@ -150,6 +150,7 @@ def test_every_json_is_what_its_schema_says_and_the_results_are_those_of_a_recou
             assert said["badge"] in files and said["model"] in files
             model = json.loads(files[said["model"]])
             assert (model["net_key"], model["weights"]) == (row.net_key, row.weights)
+            assert (said["division"], said["tier"]) in {("closed", "measured"), ("unknown training", "measured")}
             on_this = [b for b in model["boards"] if b["board"] == entry["id"]]
             assert [b["results"] for b in on_this] == [said["results"]]
             if row in decided(section):
@@ -281,3 +282,28 @@ def test_publishing_with_every_format_twice_gives_the_same_bytes(demo, tmp_path)
         for n in ("one", "two")
     )
     assert one == two and len(one) > 100
+
+
+def test_ranks_and_ties_are_those_of_the_page(site):
+    """A line that the page puts first has rank 1 or is tied with it; a seed of a group has none of its own."""
+    files = {f.path: f.content for f in pages(site)}
+    for _, section, lines in site.views:
+        document = json.loads(files[ways(site, section)["json"]])
+        said = {(r["weights"], r["which"], r["seed"]): r["rank"] for r in document["rows"]}
+        groups = {(tuple(g["weights"]), g["which"]): g["rank"] for g in document["groups"]}
+        for line in lines:
+            rank = list(line.rank) if line.rank else None
+            if line.rows:
+                assert groups[tuple(r.weights for r in line.rows), line.line.which] == rank
+            else:
+                made = line.line.maker
+                assert said[line.line.weights, made.which or None, made.seed] == rank
+
+
+def test_the_files_begin_with_ranks_and_their_columns_are_as_many(site):
+    files = {f.path: f.content.decode() for f in pages(site)}
+    for _, section, lines in site.views:
+        head, rows = markdown_table(files[ways(site, section)["md"]])
+        _, (latex_head, *latex_rows) = latex_table(files[ways(site, section)["tex"]])
+        assert head[0] == latex_head[0] == "rank" and head[1:] == ["defense", "net", "weights", "seed", *head[5:]]
+        assert [row[0] for row in rows] == [line.place for line in lines] == [row[0] for row in latex_rows]

@@ -146,3 +146,32 @@ def test_every_published_cell_is_on_a_page_and_in_the_plain_values(writer, tmp_p
     assert seen == 561
     first = (tmp_path / "site" / "parity" / "vir-1.html").read_text()
     assert "not yet run" in first and "z&nbsp;" in first
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"which": "best", "training": sha("nothing")}, {"threat": "linf"}, {"test": sha("another")}, {"row": "<b>"},
+        {"paper": "../vir"}, {"variant": "x"}, {"table": "13"},
+    ],
+)  # fmt: skip
+def test_a_card_that_fits_nothing_breaks_nothing(writer, tmp_path, changes):
+    writer.answer(0, 2, 5, card=False)
+    training = writer.made("at", "at at 0 best", "at at 0", seed=0, threat="linf:0.031").key
+    facts = {
+        "paper": "vir", "table": "1", "row": "cifar10/resnet18/at", "variant": "", "training": training,
+        "which": "last", "test": sha(writer.dataset), "threat": "linf:0.031",
+        "columns": [{"said": "pgd-100", "attacks": [PGD], "strict": True, "first": 0, "condition": "clean"}],
+    } | changes  # fmt: skip
+    writer.ledger.add(TableCard.model_validate({"key": digest(facts), **facts}))
+    publish(writer.ledger, tmp_path / "site")
+    assert "not yet run" in (tmp_path / "site" / "parity" / "vir-1.html").read_text()
+    assert all(x.mean is None for x in cells(writer).cells.values())
+
+
+def test_weights_that_a_training_did_not_keep_are_not_run(writer):
+    writer.answer(0, 2, 5)
+    key = writer.made("at", "x", "y", seed=9, threat="linf:0.031").key
+    writer.training("at", "x", seed=9, threat="linf:0.031", weights={"epoch-5": sha("z")})
+    writer.table_card(key, "at", "last", "linf:0.031")
+    assert cells(writer).cells["clean"].mean == pytest.approx(80)
