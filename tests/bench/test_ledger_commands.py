@@ -148,8 +148,7 @@ def other_images(root):
     sidecar = next(two.parent.glob("*.safetensors"))
     shutil.copy(sidecar, one.parent)
     facts = json.loads(one.read_text())
-    rewritten(one, lambda text: text.replace(facts["images"], sidecar.stem))
-    return one.parent / sidecar.name
+    return rewritten(one, lambda text: text.replace(facts["images"], sidecar.stem))
 
 
 def fewer_fell(text):
@@ -166,13 +165,8 @@ DAMAGE = {
     "another cell": lambda root: attack(root, "slow").rename(attack(root, "walks").parent / attack(root, "slow").name),
     "other weights": lambda root: doctored(root, lambda t: t.replace('"weights":"', '"weights":"f', 1)),
     "a seed": lambda root: doctored(root, lambda t: t.replace('"seed":0', '"seed":1')),
-    "more passes": lambda root: (
-        doctored(root, lambda t: t.replace('"forwards":', '"forwards":9')).parent
-        / next(attack(root, "slow").parent.glob("*.safetensors")).name
-    ),
-    "fewer fell": lambda root: next(
-        rewritten(attack(root, "walks"), fewer_fell).parent.glob("*.safetensors")
-    ),
+    "more passes": lambda root: doctored(root, lambda t: t.replace('"forwards":', '"forwards":9')),
+    "fewer fell": lambda root: rewritten(attack(root, "walks"), fewer_fell),
     "another's sidecar": other_images,
     "a column": lambda root: rewritten(
         next(p for p in root.glob("*/*.json") if '"name":"walks"' in p.read_text()),
@@ -199,6 +193,32 @@ def gone(root, kind):
     path = next(p for p in sorted(root.glob("*/*.json")) if f'"schema":"rampart/{kind}-1"' in p.read_text())
     path.unlink()
     return path
+
+
+def test_odd_files_stop_nothing(bench, here):
+    """Lists where a record is expected, endless nesting, folders and links in a file's place: named, and gone on."""
+    folder = attack(here / "ledger", "slow").parent
+    facts = json.loads(attack(here / "ledger", "slow").read_text())
+    odd = [b"[]", b'{"schema":["x"]}', b'{"schema":"rampart/record-1"}', b"[" * 100_000, b"\xff\xfe", b"nan"]
+    odd += [json.dumps(facts | {"asked": wrong}).encode() for wrong in (5, "abc", [10**30], [[]], None)]
+    names = {hashlib.sha256(content).hexdigest(): content for content in odd}
+    for name, content in names.items():
+        (folder / f"{name}.json").write_bytes(content)
+    (folder / f"{'0' * 64}.json").mkdir()
+    (folder / f"{'1' * 64}.json").symlink_to("nowhere")
+    (here / "ledger" / ("2" * 64)).write_text("a file named by a key")
+    with open(os.fsencode(here / "ledger") + b"/\xff\xfe", "wb"):
+        pass
+    done, found = ledger(bench, "verify", "--ledger", "ledger")
+    bad = {Path(f["path"]).stem for f in found["findings"] if f["state"] == "damaged"}
+    assert (done.returncode, bad) == (5, set(names))
+    states = {f["state"] for f in found["findings"] if Path(f["path"]).stem in {"0" * 64, "1" * 64}}
+    assert states == {"missing"} and "Traceback" not in done.stderr
+    listed = ledger(bench, "ls", "--ledger", "ledger")[1]
+    assert len(listed["cells"]) == 6 and len(listed["unreadable"]) >= len(odd) - 1
+    done, found = ledger(bench, "merge", "ledger", "--ledger", "other")
+    assert (done.returncode, found["came"]["record"]) == (5, 6)
+    assert bench("ledger", "verify", "--ledger", "other").returncode == 0
 
 
 MISSING = {
@@ -308,8 +328,10 @@ def test_what_is_damaged_is_refused_and_the_rest_comes(bench, here):
 
 def test_mistakes_of_merging(bench, here):
     """No such folder, itself, a store that is not there: usage errors, and nothing is made."""
-    for words in (("nowhere",), ("ledger", "--ledger", "ledger"), ("ledger", "--from-store", "nowhere")):
-        assert bench("ledger", "merge", *words, *(() if "--ledger" in words else ("--ledger", "new"))).returncode == 2
+    for words in (("nowhere",), ("ledger", "--ledger", "ledger"), ("ledger", "--from-store", "nowhere"), (".",)):
+        done = bench("ledger", "merge", *words, *(() if "--ledger" in words else ("--ledger", "new")))
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), words
+    assert "did you mean ledger?" in done.stderr
     assert bench("ledger", "merge").returncode == 2
 
 
