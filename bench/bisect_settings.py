@@ -67,8 +67,9 @@ def bisect(
     elif len(sets[0]) > 1:
         sentence = f"Only together do they lower it: {said}."
     else:
-        others = [name for name in differ if name not in sets[0]]
-        sentence = f"It is {said}" + (f"; alone, {', '.join(others)} does not." if others else ", which alone differs.")
+        others = [f"{name}={after.settings[name]!r}" for name in differ if name not in sets[0]]
+        rest = f"; no other lowers it alone: {', '.join(others)}." if others else ", in which alone they differ."
+        sentence = f"It is {said}{rest}"
     return Found(sets, sentence, tuple(steps), 0)
 
 

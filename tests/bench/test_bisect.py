@@ -237,6 +237,10 @@ def test_mistakes_at_the_search(bench, repository):
         done = bench("bisect", f"--good={good}", "--bad", bad, "--command", "true")
         assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
     assert bench("bisect", "--good", "HEAD~2", "--bad", "main", "--command", "'").returncode == 2
+    ends = ("bisect", "--good", "HEAD~2", "--bad", "main")
+    for words in (("--command", "true", "--columns", "clean"), ("--work", "w")):
+        done = bench(*ends, *words)
+        assert (done.returncode, words[-2] in done.stderr) == (2, True)
     done = bench("bisect", "--good", "HEAD~2", "--bad", "main", "--command", "no-such-program-here")
     assert (done.returncode, "cannot be started" in done.stderr) == (4, True)
     assert repository("worktree", "list").count("\n") == 0
