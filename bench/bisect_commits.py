@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import baseline
 from bench.bisection import Found, Report, Step, ends, first_bad, judge, lost_columns
@@ -28,7 +29,7 @@ from bench.files import locked, remove_lock, write_atomically
 from bench.gate import Rules
 from bench.ledger import Ledger
 from bench.ledger_check import folders, read
-from bench.records import Record
+from bench.records import Record, TrainingRecord
 from bench.standing import Standings
 
 ENDED_WELL = (0, 3)  # exit codes: 3 is a gate's, which the command may hold
@@ -81,7 +82,8 @@ class Repository:
 
     def title(self, commit: str) -> str:
         """A commit for a person."""
-        return self._said("log", "-1", "--format=%h %s", commit)
+        said = self._said("log", "-1", "--format=%h %s", commit)
+        return "".join(c if c.isprintable() else "?" for c in said)
 
     @contextmanager
     def checked_out(self, commit: str) -> Iterator[Path]:
@@ -124,6 +126,36 @@ def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
         raise IncompleteError(f"git cannot be run: {error}") from error
 
 
+class _Known(NamedTuple):
+    """A record of a ledger, as far as it is needed here."""
+
+    path: Path
+    sidecar: Path
+    weights: str
+    source: str
+
+
+class _Cells(NamedTuple):
+    """The records of a ledger, and the weights of its trainings by their key."""
+
+    records: list[_Known]
+    trainings: dict[str, set[str]]
+
+    @classmethod
+    def of(cls, root: Path) -> _Cells:
+        """Of all that can be read there."""
+        found = cls([], {})
+        for folder in folders(root) if root.is_dir() else ():
+            for path in folder.documents:
+                document = read(path)
+                if isinstance(document, Record):
+                    beside = path.with_name(f"{document.images}.safetensors")
+                    found.records.append(_Known(path, beside, document.weights, document.source))
+                elif isinstance(document, TrainingRecord):
+                    found.trainings.setdefault(document.key, set()).update(document.weights.values())
+        return found
+
+
 @dataclass
 class Search:
     """How commits are examined.  command: its words; result: the file that it writes, if it is not the ledger."""
@@ -137,6 +169,7 @@ class Search:
     data: Path
     report: Report
     done: list[Path] = field(default_factory=list)  # ledgers of commits that were examined
+    known: dict[Path, _Cells] = field(default_factory=dict)  # what was read of ledgers
 
     def run(self, good: str, bad: str) -> Found:
         """The commit that lowered a column."""
@@ -267,16 +300,16 @@ class Search:
 
     def _lay_cells(self, place: Path, into: Path) -> int:
         """Lay known cells into a commit's ledger: those of attacks whose source it has; how many files."""
-        known: list[tuple[str, Path, Path]] = []
-        for root in dict.fromkeys([self.ledger, *self.done]):
-            for folder in folders(root) if root.is_dir() else ():
-                for path in folder.documents:
-                    record = read(path)
-                    if isinstance(record, Record):
-                        known.append((record.source, path, path.with_name(f"{record.images}.safetensors")))
-        sources = self._sources(place) if known else set()
-        here = [(path, beside) for source, path, beside in known if source in sources and beside.is_file()]
-        return sum(_link(beside, into) + _link(path, into) for path, beside in here)
+        for root in [self.ledger, *self.done]:
+            if root not in self.known:
+                self.known[root] = _Cells.of(root)
+        alike = {key for root in self.done for key in self.known[root].trainings}  # what other commits trained
+        every = self.known.values()
+        weights = {w for c in every for key, ws in c.trainings.items() if key in alike or not alike for w in ws}
+        records = {r.path: r for c in every for r in c.records if r.weights in weights}
+        sources = self._sources(place) if records else set()
+        mine = [r for r in records.values() if r.source in sources and r.sidecar.is_file()]
+        return sum(_link(r.sidecar, into) + _link(r.path, into) for r in mine)
 
     def _sources(self, place: Path) -> set[str]:
         """The hashes of a commit's own Python files, and of the attacks of this installation, where it is not that."""

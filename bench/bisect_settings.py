@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,16 +60,32 @@ def bisect(
         return nothing
     only |= lost_columns(whole)
     sets = smallest_sets(differ, lambda changed: step(changed).verdict == "regressed")
-    written = [" and ".join(f"{name}={after.settings[name]!r}" for name in names) for names in sets]
-    said = "; ".join(written)
+    return Found(sets, _sentence(sets, differ, after, known), tuple(steps), 0)
+
+
+def _sentence(
+    sets: tuple[tuple[str, ...], ...], differ: list[str], bad: Recipe, known: dict[frozenset[str], Step]
+) -> str:
+    """The answer in words, and what is known of the other settings."""
+
+    def written(names: Iterable[str]) -> str:
+        return ", ".join(f"{name}={bad.settings[name]!r}" for name in names)
+
     if len(sets) > 1:
-        sentence = f"Each of these lowers it alone: {said}."
+        sentence = f"Each of these lowers it alone: {written(name for (name,) in sets)}."
     elif len(sets[0]) > 1:
-        sentence = f"Only together do they lower it: {said}."
+        sentence = f"Only together do they lower it: {written(sets[0])}."
     else:
-        others = [name for name in differ if name not in sets[0]]
-        sentence = f"It is {said}" + (f"; alone, {', '.join(others)} does not." if others else ", which alone differs.")
-    return Found(sets, sentence, tuple(steps), 0)
+        sentence = f"It is {written(sets[0])}."
+    said = {
+        "held": "Harmless alone", "inconclusive": "Perhaps a little alone, but chance explains as much",
+        "broken": "Not to be had alone",
+    }  # fmt: skip
+    others = [name for name in differ if all(name not in names for names in sets)]
+    for verdict, words in said.items():
+        alike = [n for n in others if (step := known.get(frozenset({n}))) is not None and step.verdict == verdict]
+        sentence += f" {words}: {written(alike)}." if alike else ""
+    return sentence
 
 
 def _recipe(text: str, resolve: Resolve) -> Recipe:

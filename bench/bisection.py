@@ -134,7 +134,7 @@ def table(steps: Iterable[Step]) -> Table:
     for head in ("verdict", "column"):
         drawn.add_column(head, overflow="fold", min_width=12)
     for head in ("good end", "here", "drop", "p"):
-        drawn.add_column(head, justify="right", no_wrap=True)
+        drawn.add_column(head, justify="right", no_wrap=True, min_width=8)
     styles = {"regressed": "bold red", "inconclusive": "yellow", "held": "green", "broken": "dim"}
     for step in steps:
         rows: list[tuple[str, ...]] = [

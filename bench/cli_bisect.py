@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from bench.console import prints_aside
+from bench.errors import UsageError
 from bench.options import Command, Number, exam_options, option, places
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def bisect(
     from bench.gate import Rules
     from bench.report import print_rich, reporter
 
+    _check(click.get_current_context(), command)
     rules = Rules(max_drop, alpha)
     with prints_aside(), reporter() as report:
         say = _sayer(report)
@@ -75,6 +78,21 @@ def bisect(
     print_rich(table(found.steps))
     sys.stderr.write(f"{found.sentence}\n")
     sys.exit(found.exit_code)
+
+
+def _check(ctx: click.Context, command: str) -> None:
+    """Nothing that is said on the line is without effect."""
+    both = {"good", "bad", "command", "max_drop", "alpha", "ledger", "data", "as_json"}
+    commits = {"result", "work"}
+    for param in ctx.command.params:
+        name = str(param.name)
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE and name not in both:
+            if command and name not in commits:
+                raise UsageError(
+                    f"{param.opts[-1]} says how settings are examined; for commits write it into --command"
+                )
+            if not command and name in commits:
+                raise UsageError(f"{param.opts[-1]} is for commits, which need --command")
 
 
 def _commits(

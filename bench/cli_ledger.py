@@ -149,7 +149,7 @@ def gc(ctx: click.Context, ledgers: tuple[str, ...], store: str, days: float, de
     """What nobody refers to: weights, bundles, sidecars, scratch folders, locks, temporary files.
 
     What any document names stays, and what a living process holds.  Name every ledger that uses the store: what is
-    named by none of them counts as waste.
+    named by none of them counts as waste.  With --days 0 nothing else may run meanwhile.
     """
     from bench.ledger_gc import gc as collect
     from bench.store import Store
@@ -239,8 +239,9 @@ def _bytes(count: int) -> str:
 
 
 def _print(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    """Say it, names of files that are no text too."""
+    sys.stderr.write(text.encode(errors="backslashreplace").decode() + "\n")

@@ -91,6 +91,8 @@ def _folder(path: Path) -> Folder:
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
             stem, ending = os.path.splitext(entry.name)
             found[ending if ending in found and is_hash(stem) else ""].append(Path(entry.path))
+    except FileNotFoundError:  # an empty folder that was removed meanwhile
+        pass
     except OSError as error:
         raise IncompleteError(f"cannot read {path}: {error.strerror}") from error
     return Folder(path, tuple(found[".json"]), tuple(found[".safetensors"]), tuple(found[""]))
@@ -142,7 +144,7 @@ def fits(record: Record, content: bytes) -> str:
 
     try:
         arrays: dict[str, Any] = load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         return f"it is no file of tensors: {error}"
     if absent := [name for name in FIGURES if name not in arrays]:
         return f"it lacks {', '.join(absent)}"
@@ -150,8 +152,8 @@ def fits(record: Record, content: bytes) -> str:
         if arrays[name].shape != (len(record.asked),):
             return f"{name} is {arrays[name].shape}; its record asks {len(record.asked)} images"
     for name in ("forwards", "backwards"):
-        if (total := int(arrays[name].sum())) != getattr(record.cost, name):
-            return f"its {name} add up to {total:,}; its record says {getattr(record.cost, name):,}"
+        if (total := float(arrays[name].sum())) != getattr(record.cost, name):
+            return f"its {name} add up to {total:,.0f}; its record says {getattr(record.cost, name):,}"
     if record.threat is not None and ":" not in record.threat:  # a minimum-norm attack's distance is finite if it fell
         found = np.asarray(record.asked)[np.isfinite(arrays["distance"])]
         if set(found.tolist()) != set(record.fell):
@@ -237,7 +239,7 @@ def check(ledger: Ledger, store: Store | None = None, report: Callable[[int], No
             tensors |= dict.fromkeys(tensors_of(document), str(path))
             if isinstance(document, Record):
                 named.add(beside := path.with_name(f"{document.images}.safetensors"))
-                findings += _of_sidecar(document, beside)
+                findings += _of_sidecar(document, path, beside)
         sidecars += len(folder.sidecars)
         for path in set(folder.sidecars) - named:
             findings += _of_lone(path, readable=readable)
@@ -249,12 +251,12 @@ def check(ledger: Ledger, store: Store | None = None, report: Callable[[int], No
     return Check(dict(kinds), sidecars, tuple(findings))
 
 
-def _of_sidecar(record: Record, path: Path) -> Iterator[Finding]:
-    content = read_bytes(path)
+def _of_sidecar(record: Record, path: Path, beside: Path) -> Iterator[Finding]:
+    content = read_bytes(beside)
     if isinstance(content, Finding):
         yield content
     elif said := fits(record, content):
-        yield Finding("damaged", str(path), said)
+        yield Finding("damaged", str(path), f"it does not fit its sidecar {beside.name}: {said}")
 
 
 def _of_lone(path: Path, *, readable: bool) -> Iterator[Finding]:

@@ -81,18 +81,18 @@ def _waste(ledgers: Sequence[Ledger], store: Store, known: _Known, before: float
         yield from _unfinished(ledger.root / INCOMING, age)
     for path in sorted(store.root.glob("[0-9a-f][0-9a-f]/*.safetensors")):
         if is_hash(path.stem) and path.stem not in known.hashes and _older(path, before):
-            yield Waste("weights or a bundle that no record names", str(path), path.stat().st_size)
+            yield from _as_waste("weights or a bundle that no record names", path)
     for path in sorted((store.root / "scratch").glob("*")):
         if is_hash(path.name) and (path.name in known.trained or _older(path, before)):
             said = "is recorded" if path.name in known.trained else "was given up"
-            yield Waste(f"a scratch folder of a training that {said}", str(path), _size(path))
+            yield from _as_waste(f"a scratch folder of a training that {said}", path)
     for path in sorted((store.root / "histories").glob("*.jsonl")):
         unfinished = (store.root / "scratch" / path.stem).exists()
         if is_hash(path.stem) and path.stem not in known.hashes and not unfinished and _older(path, before):
-            yield Waste("a history of no training", str(path), path.stat().st_size)
+            yield from _as_waste("a history of no training", path)
     for path in sorted((store.root / "locks").glob("*")):
-        if is_hash(path.name) and path.is_file() and not path.stat().st_size and _older(path, before):
-            yield Waste("a lock", str(path), 0)
+        if is_hash(path.name) and path.is_file() and _older(path, before):
+            yield from _as_waste("a lock", path)
     for folder in (store.root, store.root / INCOMING, store.root / "histories"):
         yield from _unfinished(folder, age)
 
@@ -102,16 +102,22 @@ def _of_ledger(ledger: Ledger, known: _Known, before: float) -> Iterator[Waste]:
     for folder in folders(ledger.root):
         for path in folder.sidecars:
             if path.stem not in known.hashes and _older(path, before):
-                yield Waste("a sidecar that no record names", str(path), path.stat().st_size)
+                yield from _as_waste("a sidecar that no record names", path)
         empty = not (folder.documents or folder.sidecars or folder.foreign)
         if empty and folder.path != ledger.root and _older(folder.path, before):
-            yield Waste("an empty folder", str(folder.path), 0)
+            yield from _as_waste("an empty folder", folder.path)
 
 
 def _unfinished(folder: Path, age: float) -> Iterator[Waste]:
     for path in sweep(folder, age, delete=False):
-        with suppress(OSError):
-            yield Waste("a temporary file of a killed process", str(path), path.stat().st_size)
+        yield from _as_waste("a temporary file of a killed process", path)
+
+
+def _as_waste(kind: str, path: Path) -> Iterator[Waste]:
+    """It, unless somebody removed it meanwhile."""
+    with suppress(OSError):
+        files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+        yield Waste(kind, str(path), sum(file.stat().st_size for file in files))
 
 
 def _older(path: Path, before: float) -> bool:
@@ -123,10 +129,6 @@ def _older(path: Path, before: float) -> bool:
         return all(file.stat().st_mtime < before for file in [path, *files])
     except OSError:  # it went meanwhile
         return False
-
-
-def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _remove(waste: Waste, before: float, age: float) -> bool:

@@ -61,17 +61,25 @@ def contents(root: Path, wanted: Mapping[str, str]) -> Contents:
                 d = json.load(file)
             kinds[kind := d["schema"].removeprefix("rampart/").rpartition("-")[0]] += 1
             if kind == "record":
-                kept = ("dataset", "net", "weights", "condition", "threat", "attack", "seed", "precision", "made")
-                facts = {name: d[name] for name in kept}
-                cells.setdefault(d["key"], []).append(facts | {"asked": d["asked"], "fell": d["fell"]})
+                facts = _facts(d)
+                cells.setdefault(str(d["key"]), []).append(facts)
             elif kind == "training":
                 for which, weights in d["weights"].items():
                     makers.setdefault(weights, f"{d['label']} seed {d['seed']}" + f" {which}" * (which != "best"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             unreadable.append(path)
     rows = [_row(key, found, makers) for key, found in cells.items()]
     rows.sort(key=lambda r: (r.dataset, r.defense, r.weights, r.condition, r.threat or "", r.attack, r.seed))
     return Contents(tuple(chosen(rows, wanted)), dict(kinds), tuple(unreadable))
+
+
+def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row needs of a record, whatever was written there."""
+    texts = ("dataset", "net", "weights", "condition", "attack", "precision", "made")
+    facts: dict[str, Any] = {name: str(record[name]) for name in texts}
+    threat = None if record["threat"] is None else str(record["threat"])
+    sets = {name: set(map(int, record[name])) for name in ("asked", "fell")}
+    return facts | sets | {"threat": threat, "seed": int(record["seed"])}
 
 
 def _documents(root: Path) -> Iterator[str]:
@@ -91,7 +99,7 @@ def _documents(root: Path) -> Iterator[str]:
 def _row(key: str, records: Sequence[dict[str, Any]], makers: Mapping[str, str]) -> Row:
     one = records[0]
     named = {k: one[k] for k in ("dataset", "net", "weights", "condition", "threat", "attack", "seed", "precision")}
-    asked, fell = ({i for r in records for i in r[what]} for what in ("asked", "fell"))
+    asked, fell = (set().union(*(r[what] for r in records)) for what in ("asked", "fell"))
     return Row(
         **named, defense=makers.get(one["weights"], ""), asked=len(asked), fell=len(fell), records=len(records),
         made=max(r["made"] for r in records), key=key,

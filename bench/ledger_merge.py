@@ -63,7 +63,11 @@ def merge(sources: Sequence[Path], ledger: Ledger, report: Callable[[str], None]
     done, keys = Merged(), set[str]()
     for source in sources:
         documents = 0
-        for folder in folders(source):
+        found = list(folders(source))
+        if len(found) == 1 and found[0].foreign:
+            hint = f"; did you mean {source / 'ledger'}?" if (source / "ledger").is_dir() else ""
+            raise UsageError(f"{source} is no ledger: it has files, and no folder is named by a key{hint}")
+        for folder in found:
             done.foreign += len(folder.foreign)
             for path in folder.documents:
                 documents += 1

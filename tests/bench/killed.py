@@ -70,7 +70,7 @@ def main(root: Path, records: int, kills: int, seed: int) -> dict[str, int]:
         _, status = os.waitpid(writers[side], 0)
         never += os.WIFEXITED(status)  # it had ended before
         left += len(list((shared / ".incoming").glob(".*.part")))
-        if kill % 10 == 0:
+        if kill % max(1, kills // 20) == 0:
             check(shared)
         writers[side] = start(shared, side * records, records)
     codes = [os.waitpid(writer, 0)[1] for writer in writers]

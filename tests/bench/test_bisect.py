@@ -237,6 +237,10 @@ def test_mistakes_at_the_search(bench, repository):
         done = bench("bisect", f"--good={good}", "--bad", bad, "--command", "true")
         assert (done.returncode, reason in done.stderr) == (2, True), done.stderr
     assert bench("bisect", "--good", "HEAD~2", "--bad", "main", "--command", "'").returncode == 2
+    ends = ("bisect", "--good", "HEAD~2", "--bad", "main")
+    for words in (("--command", "true", "--columns", "clean"), ("--work", "w")):
+        done = bench(*ends, *words)
+        assert (done.returncode, words[-2] in done.stderr) == (2, True)
     done = bench("bisect", "--good", "HEAD~2", "--bad", "main", "--command", "no-such-program-here")
     assert (done.returncode, "cannot be started" in done.stderr) == (4, True)
     assert repository("worktree", "list").count("\n") == 0
@@ -275,6 +279,7 @@ def test_the_setting_that_lowered_it_is_found(bench, settings):
     assert [(s["what"], s["verdict"]) for s in found["steps"]] == [
         ("classes=4, other=1", "regressed"), ("classes=4", "regressed"), ("other=1", "held"),
     ]  # fmt: skip
+    assert found["sentence"] == "It is classes=4. Harmless alone: other=1."
     again = json.loads(bench(*words).stdout)
     assert {s["said"] for s in again["steps"]} == {"it was in the ledger already"}
     assert json.loads(bench("ledger", "ls", "--json").stdout)["documents"]["training"] == 4
@@ -287,7 +292,7 @@ def test_settings_that_lower_it_together_are_found(bench, settings):
     done = bench(*settings, "--good", "quick", "--bad", "quick(half=1, other=1, odd=1)")
     found = json.loads(done.stdout)
     assert (done.returncode, found["culprits"]) == (0, [["half", "other"]]), done.stderr
-    assert "Only together" in found["sentence"]
+    assert found["sentence"] == "Only together do they lower it: half=1, other=1. Harmless alone: odd=1."
     verdicts = {s["what"]: s["verdict"] for s in found["steps"]}
     assert len(verdicts) == len(found["steps"]) and verdicts["half=1, other=1"] == "regressed"
 

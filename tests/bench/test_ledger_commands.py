@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,58 +18,11 @@ import pytest
 from bench.files import INCOMING, locked
 from bench.ledger import Ledger
 from bench.ledger_check import FIGURES, fits
-from bench.records import DatasetCard, Record, TrainingRecord
-from tests.bench.test_ledger import RECORD, record
-from tests.conftest import TINY
+from bench.records import DatasetCard, Record
+from tests.bench.ledgers import ROOT, WORDS, attack, documents, flipped, halves, here, ledger, made, rewritten
+from tests.bench.test_ledger import record
 
-ROOT = Path(__file__).parents[2]
-WORDS = ("run", "--net", "tiny", "--plugin", str(TINY), "--columns", "clean, slow, walks", "--executor", "inline")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A ledger and a store of two trainings, three columns each, of 40 digits."""
-    folder = tmp_path_factory.mktemp("made")
-    words = [sys.executable, "-m", "bench", *WORDS, "--defense", "quick", "quick(epochs=1)", "-n", "40"]
-    subprocess.run(
-        [*words, "--ledger", "ledger", "--store", "store"], cwd=folder, check=True, capture_output=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return folder
-
-
-@pytest.fixture
-def here(made, tmp_path):
-    """A copy of them in the folder where the commands run."""
-    shutil.copytree(made / "ledger", tmp_path / "ledger")
-    shutil.copytree(made / "store", tmp_path / "store")
-    return tmp_path
-
-
-def ledger(bench, *words):
-    """The command and its JSON."""
-    done = bench("ledger", *words, "--json")
-    return done, json.loads(done.stdout)
-
-
-def documents(root):
-    """The path and content of every document and sidecar."""
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in root.glob("*/*") if INCOMING not in p.parts}
-
-
-def rewritten(path, change):
-    """A record with changed text, under the name that its new content has."""
-    text = change(path.read_text())
-    assert text != path.read_text()
-    path.unlink()
-    path = path.with_name(f"{hashlib.sha256(text.encode()).hexdigest()}.json")
-    path.write_text(text)
-    return path
-
-
-def attack(root, name):
-    """The file of one record of an attack."""
-    return next(p for p in sorted(root.glob("*/*.json")) if f'"attack":"{name}@' in p.read_text())
+__all__ = ["here", "made"]  # fixtures
 
 
 def test_ls_has_a_row_a_cell(bench, here):
@@ -123,14 +77,6 @@ def test_a_whole_ledger_verifies(bench, here):
     assert (done.returncode, named) == (0, {("note", name) for name in names})
 
 
-def flipped(path):
-    """One bit changed."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    return path
-
-
 def emptied(path):
     """No content."""
     path.write_bytes(b"")
@@ -148,8 +94,7 @@ def other_images(root):
     sidecar = next(two.parent.glob("*.safetensors"))
     shutil.copy(sidecar, one.parent)
     facts = json.loads(one.read_text())
-    rewritten(one, lambda text: text.replace(facts["images"], sidecar.stem))
-    return one.parent / sidecar.name
+    return rewritten(one, lambda text: text.replace(facts["images"], sidecar.stem))
 
 
 def fewer_fell(text):
@@ -166,13 +111,8 @@ DAMAGE = {
     "another cell": lambda root: attack(root, "slow").rename(attack(root, "walks").parent / attack(root, "slow").name),
     "other weights": lambda root: doctored(root, lambda t: t.replace('"weights":"', '"weights":"f', 1)),
     "a seed": lambda root: doctored(root, lambda t: t.replace('"seed":0', '"seed":1')),
-    "more passes": lambda root: (
-        doctored(root, lambda t: t.replace('"forwards":', '"forwards":9')).parent
-        / next(attack(root, "slow").parent.glob("*.safetensors")).name
-    ),
-    "fewer fell": lambda root: next(
-        rewritten(attack(root, "walks"), fewer_fell).parent.glob("*.safetensors")
-    ),
+    "more passes": lambda root: doctored(root, lambda t: t.replace('"forwards":', '"forwards":9')),
+    "fewer fell": lambda root: rewritten(attack(root, "walks"), fewer_fell),
     "another's sidecar": other_images,
     "a column": lambda root: rewritten(
         next(p for p in root.glob("*/*.json") if '"name":"walks"' in p.read_text()),
@@ -199,6 +139,32 @@ def gone(root, kind):
     path = next(p for p in sorted(root.glob("*/*.json")) if f'"schema":"rampart/{kind}-1"' in p.read_text())
     path.unlink()
     return path
+
+
+def test_odd_files_stop_nothing(bench, here):
+    """Lists where a record is expected, endless nesting, folders and links in a file's place: named, and gone on."""
+    folder = attack(here / "ledger", "slow").parent
+    facts = json.loads(attack(here / "ledger", "slow").read_text())
+    odd = [b"[]", b'{"schema":["x"]}', b'{"schema":"rampart/record-1"}', b"[" * 100_000, b"\xff\xfe", b"nan"]
+    odd += [json.dumps(facts | {"asked": wrong}).encode() for wrong in (5, "abc", [10**30], [[]], None)]
+    names = {hashlib.sha256(content).hexdigest(): content for content in odd}
+    for name, content in names.items():
+        (folder / f"{name}.json").write_bytes(content)
+    (folder / f"{'0' * 64}.json").mkdir()
+    (folder / f"{'1' * 64}.json").symlink_to("nowhere")
+    (here / "ledger" / ("2" * 64)).write_text("a file named by a key")
+    with open(os.fsencode(here / "ledger") + b"/\xff\xfe", "wb"):
+        pass
+    done, found = ledger(bench, "verify", "--ledger", "ledger")
+    bad = {Path(f["path"]).stem for f in found["findings"] if f["state"] == "damaged"}
+    assert (done.returncode, bad) == (5, set(names))
+    states = {f["state"] for f in found["findings"] if Path(f["path"]).stem in {"0" * 64, "1" * 64}}
+    assert states == {"missing"} and "Traceback" not in done.stderr
+    listed = ledger(bench, "ls", "--ledger", "ledger")[1]
+    assert len(listed["cells"]) == 6 and len(listed["unreadable"]) >= len(odd) - 1
+    done, found = ledger(bench, "merge", "ledger", "--ledger", "other")
+    assert (done.returncode, found["came"]["record"]) == (5, 6)
+    assert bench("ledger", "verify", "--ledger", "other").returncode == 0
 
 
 MISSING = {
@@ -231,143 +197,6 @@ def test_the_store_is_looked_at_too(bench, here):
         done, found = ledger(bench, *words)
         assert (done.returncode, [Path(f["path"]).name for f in found["findings"]]) == (code, [path.name])
     assert ledger(bench, "verify", "--ledger", "ledger")[0].returncode == 0
-
-
-def halves(root, one, two):
-    """Two ledgers whose union is the first."""
-    for place, folder in enumerate(sorted(root.iterdir())):
-        if place % 3 != 2:
-            shutil.copytree(folder, one / folder.name)
-        if place % 3 != 1:
-            shutil.copytree(folder, two / folder.name)
-
-
-def test_merging_is_copying_whoever_does_it(bench, here):
-    """bench ledger merge, git merge and a plain copy give the same files; a second merge brings nothing."""
-    whole = here / "ledger"
-    shutil.rmtree(whole / INCOMING, ignore_errors=True)
-    halves(whole, here / "a", here / "b")
-    done, found = ledger(bench, "merge", "a", "b", "--ledger", "merged")
-    assert (done.returncode, found["refused"], found["conflicts"]) == (0, [], [])
-    assert documents(here / "merged") == documents(whole)
-    again = ledger(bench, "merge", "a", "b", "--ledger", "merged")[1]
-    assert (again["came"], again["there"] > 13) == ({}, True)
-    copier = ("rsync", "-a", "--ignore-existing") if shutil.which("rsync") else ("cp", "-Rn")
-    (here / "copied").mkdir()
-    for source in ("a", "b"):
-        subprocess.run([*copier, f"{source}/.", "copied/"], cwd=here, check=True)
-    assert documents(here / "copied") == documents(whole)
-    git = here / "git"
-    author = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-
-    def say(*words):
-        subprocess.run(["git", *author, *words], cwd=git, check=True, capture_output=True)
-
-    git.mkdir()
-    say("init", "-qb", "main")
-    say("commit", "-q", "--allow-empty", "-m", "nothing")
-    for source in ("a", "b"):
-        say("checkout", "-qb", source, "main")
-        shutil.copytree(here / source, git / "ledger")
-        say("add", "-A")
-        say("commit", "-qm", source)
-    say("merge", "-q", "-m", "both", "a")
-    assert documents(git / "ledger") == documents(whole)
-    assert bench("ledger", "verify", "--ledger", "git/ledger").returncode == 0
-
-
-def test_merging_brings_the_tensors_that_records_name(bench, here):
-    """With --from-store the whole of a ledger verifies elsewhere, and a run there has nothing to do."""
-    (here / "store" / "aa").mkdir(exist_ok=True)
-    (here / "store" / "aa" / f"aa{'0' * 62}.safetensors").write_bytes(b"nobody's")
-    words = ("merge", "ledger", "--from-store", "store", "--ledger", "l2", "--store", "s2")
-    assert ledger(bench, *words)[1]["came"]["tensor file"] > 2
-    assert not list((here / "s2").glob("aa/*"))
-    assert bench("ledger", "verify", "--ledger", "l2", "--tensors", "--store", "s2").returncode == 0
-    done = bench(*WORDS, "--defense", "quick", "-n", "40", "--ledger", "l2", "--store", "s2")
-    assert "Nothing to do" in done.stderr
-
-
-def test_what_is_damaged_is_refused_and_the_rest_comes(bench, here):
-    """A flipped bit, a sidecar that is gone, a newer schema: each named, none copied; a damaged file here stays."""
-    bad = flipped(attack(here / "ledger", "slow"))
-    short = attack(here / "ledger", "walks")
-    next(short.parent.glob("*.safetensors")).unlink()
-    newer = rewritten(attack(here / "ledger", "clean"), lambda t: t.replace("record-1", "record-2"))
-    done, found = ledger(bench, "merge", "ledger", "--ledger", "other")
-    assert done.returncode == found["exit_code"] == 5
-    assert {Path(f["path"]).parent.name for f in found["refused"]} == {p.parent.name for p in (bad, short, newer)}
-    assert found["came"]["record"] == 3
-    assert bench("ledger", "verify", "--ledger", "other").returncode == 0
-    mine = flipped(attack(here / "other", "slow"))
-    content = mine.read_bytes()
-    done, found = ledger(bench, "merge", "ledger", "--ledger", "other")
-    assert done.returncode == 5 and mine.read_bytes() == content
-    assert mine.name in {Path(f["path"]).name for f in found["refused"]}
-
-
-def test_mistakes_of_merging(bench, here):
-    """No such folder, itself, a store that is not there: usage errors, and nothing is made."""
-    for words in (("nowhere",), ("ledger", "--ledger", "ledger"), ("ledger", "--from-store", "nowhere")):
-        assert bench("ledger", "merge", *words, *(() if "--ledger" in words else ("--ledger", "new"))).returncode == 2
-    assert bench("ledger", "merge").returncode == 2
-
-
-def sidecar(where, one, **changes):
-    """A record with a sidecar that fits it."""
-    figures = {name: np.zeros(len(one.asked), np.float32 if name in {"margin", "distance"} else np.int32)
-               for name in FIGURES}  # fmt: skip
-    figures["forwards"][0], figures["backwards"][0] = one.cost.forwards, one.cost.backwards
-    name = where.put_images(one.key, figures | changes)
-    return one.model_copy(update={"images": name})
-
-
-def test_records_that_disagree_are_told(bench, tmp_path):
-    """Fallen wins; on one kind of machine it is a doubt, between two it is none; agreeing records are no conflict."""
-    a, b, c = (Ledger(tmp_path / name) for name in "abc")
-    elsewhere = RECORD["machine"] | {"device": "cuda", "name": "an accelerator"}
-    a.add(sidecar(a, record(asked=[1, 2, 3], fell=[1])))
-    b.add(sidecar(b, record(asked=[2, 3, 4], fell=[2], machine=elsewhere)))
-    c.add(sidecar(c, record(asked=[3, 5, 6], fell=[3, 5])))
-    done, found = ledger(bench, "merge", "a", "b", "--ledger", "ab")
-    (conflict,) = found["conflicts"]
-    assert (conflict["images"], conflict["alike"], "fallen wins" in done.stderr) == ([2], False, True)
-    assert "a doubt" not in done.stderr
-    done, found = ledger(bench, "merge", "a", "c", "--ledger", "ac")
-    assert [(x["images"], x["alike"]) for x in found["conflicts"]] == [([3], True)] and "a doubt" in done.stderr
-    assert ledger(bench, "merge", "b", "--ledger", "b2")[1]["conflicts"] == []
-
-
-def test_trainings_that_disagree_are_told(bench, here):
-    """The same recipe and seed with other weights: both are kept, and it is said."""
-    one = next(d for d in Ledger(here / "ledger").all() if isinstance(d, TrainingRecord))
-    other = one.model_copy(update={"weights": {"best": "1" * 64, "last": "1" * 64}})
-    Ledger(here / "b").add(other)
-    found = ledger(bench, "merge", "b", "--ledger", "ledger")[1]
-    (conflict,) = found["conflicts"]
-    assert "to different weights" in conflict["said"] and one.label in conflict["said"]
-    assert len(Ledger(here / "ledger").of(one.key, TrainingRecord)) == 2
-
-
-def test_two_merges_at_once_and_one_is_killed(here):
-    """Kill -9 at any moment: what is there is whole; two at once, and a second start, give everything."""
-    source = Ledger(here / "source")
-    for seed in range(150):
-        source.add(sidecar(source, record(seed=seed)))
-    command = [sys.executable, "-m", "bench", "ledger", "merge", "source", "--ledger", "into"]
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=here, env=env, stderr=subprocess.DEVNULL) as first:
-        while first.poll() is None and len(list((here / "into").glob("*/*.json"))) < 40:
-            time.sleep(0.002)
-        first.send_signal(signal.SIGKILL)
-    assert first.returncode == -signal.SIGKILL
-    into = Ledger(here / "into")
-    there = list(into.all())
-    assert 40 <= len(there) < 150
-    assert all(isinstance(d, Record) and into.images(d) for d in there)
-    two = [subprocess.Popen(command, cwd=here, env=env, stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait(60) for process in two] == [0, 0]
-    assert documents(into.root) == documents(source.root) and not list(into.root.rglob("*.part"))
 
 
 def aged(*paths):
@@ -529,3 +358,19 @@ def test_what_fits_a_record():
     assert "no file of tensors" in fits(record(), b"junk")
     assert "lacks distance" in fits(record(), save({n: np.zeros(3) for n in FIGURES if n != "distance"}))
     assert "is (2,)" in fits(record(), save(dict.fromkeys(FIGURES, np.zeros(2))))
+
+
+def test_the_commands_of_the_page_work(bench, here):
+    """Those of docs/ledger.md's first block, as they stand there, on ledgers that lie where it says."""
+    block = re.search(r"```\n(.*?)```", (ROOT / "docs" / "ledger.md").read_text(), re.DOTALL)[1]
+    commands = [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+    assert [words[1] for words in commands] == ["ls", "verify", "merge", "gc", "export"]
+    (here / "results").mkdir()
+    (here / "other").mkdir()
+    shutil.copytree(here / "ledger", here / "other" / "ledger")
+    for name in ("ledger", "store"):
+        (here / name).rename(here / "results" / name)
+    for words in commands:
+        done = bench(*({"fmn": "walks"}.get(word, word) for word in words))  # the attack that is there
+        assert done.returncode == 0, (words, done.stderr)
+    assert len(pd.read_csv(here / "records.csv")) == 6
