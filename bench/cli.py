@@ -46,9 +46,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="rampart-bench", prog_name="bench")
 def cli() -> None:
-    r"""Rampart: train a defense, attack it, record what fell, publish the board.
+    """Rampart: train a defense, attack it, record what fell, publish the board.
 
-    \b
+    \u0008
     bench run --defense part-trades --suite quick      (a minute on a CPU)
     bench run --defense at trades --dataset mnist --data DIR -n 1000
     """
@@ -153,11 +153,12 @@ def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
 @ledger_option
 @json_option
 def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
-    r"""CI regression on robust accuracy: fails where a model is less robust than in the baseline.
+    """CI regression on robust accuracy: fails where a model is less robust than in the baseline.
 
-    \b
+    \u0008
     bench gate --record baseline.json                     keep what this ledger says
     bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
+
     The exit code is 3 after a regression: a drop beyond --max-drop that chance does not explain.
     """
     from bench.ledger import Ledger

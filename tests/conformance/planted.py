@@ -2,8 +2,8 @@
 
     make planted [CONFORMANCE_DATA=DIR]
 
-On digits in minutes; where the folder of data holds MNIST, on that too (half an hour of one core).  Every variant is the
-file planted_model.py with one line changed, trained and attacked by `bench run` into a ledger of its own under
+On digits in minutes; where the folder of data holds MNIST, on that too (half an hour of one core).  Every variant is
+the file planted_model.py with one line changed, trained and attacked by `bench run` into a ledger of its own under
 results/planted, where an interrupted comparison goes on, and gated by `bench gate` against the unchanged one.
 """
 
