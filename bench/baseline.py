@@ -1,11 +1,14 @@
-"""A baseline: what the gate compares with.  A ledger, a commit's ledger, or one small file to keep beside the code."""
+"""A baseline: what the gate compares with.  A ledger, a commit's, or one small file, here or behind an address."""
 
 from __future__ import annotations
 
+import http.client
 import io
 import subprocess
 import tarfile
 import tempfile
+import urllib.error
+import urllib.request
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,6 +21,9 @@ from bench.files import write_atomically
 from bench.ledger import Ledger
 from bench.records import Hash
 from bench.standing import Cost, Model, Question, Standing, Standings
+
+PATIENCE = 30.0  # seconds without a byte, after which an address is given up
+LARGEST = 1 << 28  # bytes of a baseline from elsewhere
 
 
 class _Document(BaseModel):
@@ -118,14 +124,16 @@ def record(standings: Standings, path: Path) -> None:
 
 def recordable(where: str, standings: Standings) -> bool:
     """Whether the first baseline can be written where it was looked for: a name that only a file has."""
-    return where.endswith(".json") and not where.startswith("git:") and bool(standings.every)
+    elsewhere = where.startswith(("git:", "https://", "http://"))
+    return where.endswith(".json") and not elsewhere and bool(standings.every)
 
 
 def read(where: str) -> Standings | None:
-    """The baseline that a folder, a file or git:REF:PATH holds; None where there is nothing yet."""
-    if where.startswith("git:"):
-        with tempfile.TemporaryDirectory() as folder:
-            return _read(_from_git(where, Path(folder)), where)
+    """The baseline that a folder, a file, git:REF:PATH or https://… holds; None where there is nothing yet."""
+    for start, bring in (("git:", _from_git), ("https://", _from_web), ("http://", _from_web)):
+        if where.startswith(start):
+            with tempfile.TemporaryDirectory() as folder:
+                return _read(bring(where, Path(folder)), where)
     return _read(Path(where), where)
 
 
@@ -149,6 +157,25 @@ def _read(path: Path, where: str) -> Standings | None:
         ) from error
     costs = tuple(Cost(**c.model_dump()) for c in found.costs)
     return Standings(tuple(e.standing for e in found.entries), costs=costs)
+
+
+def _from_web(url: str, folder: Path) -> Path:
+    """A file behind an address, as an asset of a release; the place where it lies, if it was there at all."""
+    path = folder / "baseline.json"
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - read() checks the scheme
+            content = answer.read(LARGEST + 1)
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in (404, 410):
+                return path
+            raise IncompleteError(f"--baseline {url}: it answers {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise IncompleteError(f"--baseline {url}: cannot be had: {getattr(error, 'reason', error)!s}") from error
+    if len(content) > LARGEST:
+        raise IntegrityError(f"--baseline {url} is larger than the {LARGEST:,} bytes that a baseline may have")
+    path.write_bytes(content)
+    return path
 
 
 def _from_git(where: str, folder: Path) -> Path:

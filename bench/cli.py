@@ -203,6 +203,7 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, *
     \b
     bench gate --record baseline.json                     keep what this ledger says
     bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
+
     The exit code is 3 after a regression: a drop beyond --max-drop that chance does not explain.
     """
     from bench.baseline import read as read_baseline

@@ -167,7 +167,8 @@ def compare(before: Standings, now: Standings, rules: Rules) -> Report:
 
 def check_order(report: Report, ledger: Ledger) -> None:
     """UsageError where test images come sorted by class: the first of them are no sample of all, at no look."""
-    asked = {s.question.test: (s.dataset, c.n) for c in report.comparisons for s in c.now}
+    fewest_first = sorted(report.comparisons, key=lambda c: c.n)
+    asked = {s.question.test: (s.dataset, c.n) for c in fewest_first for s in c.now}
     for card in ledger.all():
         if isinstance(card, DatasetCard) and card.key in asked:
             name, n = asked[card.key]

@@ -300,19 +300,19 @@ def _row(c: Comparison) -> tuple[str, ...]:
 
 
 def _images(c: Comparison) -> str:
-    """How many were compared: `200!` are fewer than the baseline has; or `200 of 500`, and how many settled it."""
+    """How many were compared: `200!` are fewer than the baseline has; `by 71 of 500` where the first 71 settled it."""
     if c.p_no_worse is None:
         return f"{c.n:,}{'!' if c.fewer else ''}"
-    settled = "" if c.settled_after is None else f", settled by {c.settled_after:,}"
-    return f"{c.n:,} of {c.planned:,}{settled}"
+    return f"{f'{c.n:,}' if c.settled_after is None else f'by {c.settled_after:,}'} of {c.planned:,}"
 
 
 def said(c: Comparison) -> str:
     """A comparison in a sentence."""
-    _, _, before, now, drop, p, seen, n = _row(c)
+    _, _, before, now, drop, p, seen, _ = _row(c)
     fewer = "; fewer images than the baseline has" if c.fewer and c.p_no_worse is None else ""
+    settled = "" if c.settled_after is None else f"settled by the first {c.settled_after:,}; "
     return (
-        f"{before} % before, {now} % now, {drop} points lower on {n.rstrip('!')} images (p {p}, {c.question}); "
+        f"{settled}{before} % before, {now} % now, {drop} points lower on {c.n:,} images (p {p}, {c.question}); "
         f"a drop would have been seen from {seen} points on{fewer}"
     )
 

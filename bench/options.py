@@ -205,7 +205,8 @@ def gate_options(command: Any) -> Any:
         option("--max-drop", type=Number(0.0, 100.0, ends=True), default=0.0, show_default=True, metavar="POINTS",
                help="points of accuracy that may be lost"),
         option("--record", default="", metavar="FILE", help="write this ledger's baseline, and compare nothing"),
-        option("--baseline", default="", metavar="X", help="a ledger, what --record wrote, or git:REF:PATH of either"),
+        option("--baseline", default="", metavar="X",
+               help="a ledger, what --record wrote, git:REF:PATH of either, or https://… of the second"),
     ):  # fmt: skip
         command = add(command)
     return command

@@ -31,6 +31,7 @@ from bench.standing import Standing, Standings
 from bench.store import Store
 from bench.training import TrainJob
 
+ELSEWHERE = ("git:", "https://", "http://")  # baselines that cannot be written
 SHOWN = 12  # lost images that a message names
 
 
@@ -90,7 +91,8 @@ def examine(
         raise summary.failures[0]
     lesson = exam.lessons[0]
     found = Standings.of(place.ledger)
-    mine = replace(found, every=tuple(s for s in found.every if s.model.defense == lesson.label))
+    asked = [s for s in found.every if s.model.defense == lesson.label and s.model.which in exam.weights]
+    mine = replace(found, every=tuple(asked))
     return Robustness(mine, place, scene)
 
 
@@ -113,11 +115,11 @@ class Robustness:
     def no_worse_than(self, where: str, **rules: Any) -> Report:
         """The report; AssertionError where a column became worse than in this baseline.
 
-        where: a file, seen from the project's root, or git:REF:PATH.  rules: max_drop, alpha, strict, sequential,
-        no_doubts, forbidden, max_cost_rise, as the options of `bench gate`.
+        where: a file, seen from the project's root, git:REF:PATH or https://….  rules: max_drop, alpha, strict,
+        sequential, no_doubts, forbidden, max_cost_rise, as the options of `bench gate`.
         """
         __tracebackhide__ = True
-        where = where if where.startswith("git:") else str(self.scene.project / where)
+        where = where if where.startswith(ELSEWHERE) else str(self.scene.project / where)
         asked = _rules(rules)
         if self.scene.update:
             self._record(where)
@@ -142,7 +144,7 @@ class Robustness:
 
     def _record(self, where: str) -> None:
         """Put this model's entries into a baseline in place of those it has."""
-        if where.startswith("git:"):
+        if where.startswith(ELSEWHERE):
             raise UsageError(f"--rampart-update cannot write {where}; name a file")
         path = Path(where)
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]

@@ -2,12 +2,15 @@
 
 import json
 import subprocess
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from bench import baseline, gate_report
+from bench.errors import IncompleteError
 from bench.gate import Rules, compare
 from bench.standing import Cost, Model, Question, Standing, Standings
 from tests.conftest import TINY
@@ -238,6 +241,41 @@ def test_a_commit_is_a_baseline(bench, regression, tmp_path):
     assert "There is no baseline" in bench("gate", "--baseline", "git:main:none", "--ledger", "good").stderr
     for wrong in ("git:nope:good", "git:main", "git:--help:good"):
         assert bench("gate", "--baseline", wrong, "--ledger", "good").returncode == 2, wrong
+
+
+def test_an_asset_of_a_release_is_a_baseline(tmp_path):
+    """Over http: the same standings; none there is no baseline; a refusal, a cut and no answer are 4, a page is 5."""
+    baseline.record(Standings((standing(10),)), tmp_path / "b.json")
+    content = (tmp_path / "b.json").read_bytes()
+
+    class Release(BaseHTTPRequestHandler):
+        def do_GET(self):
+            code, body = {"/b.json": (200, content), "/page": (200, b"<html>log in"), "/cut": (200, content[:9]),
+                          "/no": (403, b"")}.get(self.path, (404, b""))  # fmt: skip
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(content if self.path == "/cut" else body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_words):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Release) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        here = f"http://127.0.0.1:{server.server_port}"
+        assert baseline.read(f"{here}/b.json").every == (standing(10),)
+        assert baseline.read(f"{here}/none.json") is None
+        assert not baseline.recordable(f"{here}/none.json", Standings((standing(10),)))
+        for path, error in (
+            ("no", IncompleteError),
+            ("cut", baseline.IntegrityError),
+            ("page", baseline.IntegrityError),
+        ):
+            with pytest.raises(error, match=f"/{path}"):
+                baseline.read(f"{here}/{path}")
+        server.shutdown()
+    with pytest.raises(IncompleteError, match="cannot be had"):
+        baseline.read(f"{here}/b.json")
 
 
 def test_mistakes_at_the_gate(bench, regression, tmp_path):

@@ -102,6 +102,20 @@ def test_verdicts_by_hand():
     assert (equal.comparisons[0].verdict, equal.comparisons[0].settled_after) == ("no worse", 0)  # the same weights
 
 
+@pytest.mark.parametrize(("margin", "drop"), [(0.0, 0.0), (0.0, 0.06), (0.05, 0.0)])
+def test_the_gate_says_what_was_simulated(margin, drop):
+    """The verdicts of 300 gates are those of the crossings that the tables of docs/ci.md count."""
+    lost, gained = (side[:300, :250] for side in simulate(margin, 0.1, drop))
+    worse, better = (crossings(lost, gained, margin, against=against) for against in (False, True))
+    for i in range(300):
+        sides = (set(np.flatnonzero(np.diff(side[i], prepend=0)).tolist()) for side in (gained, lost))
+        before, now = (standing(fell, n=250, weights=name) for fell, name in zip(sides, "ab", strict=True))
+        (found,) = gate([before], [now], sequential=True, max_drop=100 * margin).comparisons
+        first = min(int(worse[i]), int(better[i]))
+        expected = "go on" if first > 250 else "regressed" if worse[i] <= better[i] else "no worse"
+        assert (found.verdict, found.settled_after) == (expected, None if first > 250 else first)
+
+
 def test_what_was_settled_first_stays():
     """A model that was found worse on the first images is not cleared by later ones, as nobody would have seen them."""
     lost, gained = set(range(40)), set(range(100, 400))
