@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from leaderboard.arithmetic import Exam, Spent, count, worst
+from leaderboard.arithmetic import Exam, Spent
 from leaderboard.images import Images
 
 if TYPE_CHECKING:
@@ -86,20 +86,24 @@ def tallies(cells: Mapping[str, Outcome], lost: Images) -> dict[str, Tally]:
 
 
 def gathered(
-    columns: Mapping[Head, tuple[Exam, Number | None]], clean: Outcome | None, cells: Mapping[str, Outcome], *,
-    detailed: bool,
+    exams: Mapping[Head, Exam], numbers: Mapping[str, Number | None], summary: Number | None, clean: Outcome | None,
+    cells: Mapping[str, Outcome], *, detailed: bool,
 ) -> Evidence:  # fmt: skip
-    """The evidence of some weights under one threat; `worst` is the union of the strict columns."""
-    exams = {head.name: exam for head, (exam, number) in columns.items() if number is not None}
-    found = {head.name: Fallen.of(exam.fell, number) for head, (exam, number) in columns.items() if number is not None}
+    """The evidence of some weights under one threat; `summary` is over the strict columns."""
+    known = {head.name: exam for head, exam in exams.items() if numbers.get(head.name) is not None}
+    strict = [exam for head, exam in exams.items() if head.strict]
+    if summary is not None and strict:
+        known[WORST] = union(strict)
+    if clean is not None:
+        known[CLEAN] = Exam(clean.fell, clean.asked, 0, {})
+    found = {
+        name: Fallen.of(exam.fell, number)
+        for name, exam in known.items()
+        if (number := summary if name == WORST else numbers.get(name)) is not None
+    }
     lost = clean.fell if clean is not None else Images()
-    strict = [exam for head, (exam, _) in columns.items() if head.strict]
-    if clean is not None and (number := count(Exam(lost, clean.asked | lost, 0, {"": clean}), clean)):
-        found[CLEAN] = Fallen.of(lost, number)
-    if strict and (number := worst(strict, clean)):
-        exams[WORST] = union(strict)
-        found[WORST] = Fallen.of(exams[WORST].fell, number)
-    return Evidence(found, exams if detailed else {}, tallies(cells, lost), {}, clean if detailed else None)
+    known.pop(CLEAN, None)
+    return Evidence(found, known if detailed else {}, tallies(cells, lost), {}, clean if detailed else None)
 
 
 def union(exams: Sequence[Exam]) -> Exam:
