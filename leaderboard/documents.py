@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import ColumnCard, DatasetCard, ExamCard, RampartError, Record, TrainingRecord, read_document
+from bench import ColumnCard, DatasetCard, ExamCard, RampartError, Record, ThreatModel, TrainingRecord, read_document
 from leaderboard.images import LIMIT, Images
 
 if TYPE_CHECKING:
@@ -44,13 +44,15 @@ class Documents:
         with _no_sweeps():
             found = list(ledger.all(damaged.append, _Reader()))
         for document in found:
-            if isinstance(document, Record) and document.threat is not None and ":" not in document.threat:
-                try:  # a minimum-norm attack's
-                    distances[document.images] = _distances(ledger, document)
-                except (RampartError, OSError, KeyError, ValueError) as error:
-                    damaged.append(f"{document.key}: a record is skipped: {error}".replace(f"{ledger.root}/", ""))
-                    continue
-            kept.setdefault(type(document), []).append(document)
+            try:
+                if isinstance(document, Record | ExamCard):
+                    _check_threat(document.threat)
+                if isinstance(document, Record) and document.threat is not None and ":" not in document.threat:
+                    distances[document.images] = _distances(ledger, document)  # a minimum-norm attack's
+            except (RampartError, OSError, KeyError, ValueError, OverflowError) as error:
+                damaged.append(f"{document.key}: a record is skipped: {error}".replace(f"{ledger.root}/", ""))
+            else:
+                kept.setdefault(type(document), []).append(document)
         return cls(
             tuple(kept.get(Record, ())),
             tuple(kept.get(TrainingRecord, ())),
@@ -72,6 +74,13 @@ def _no_sweeps() -> Iterator[None]:
     finally:
         if was:
             gc.enable()
+
+
+@lru_cache(maxsize=4096)
+def _check_threat(text: str | None) -> None:
+    """UsageError unless it is a threat, or the norm of one, or None."""
+    if text is not None:
+        ThreatModel.of_cell(text)
 
 
 def _distances(ledger: Ledger, record: Record) -> Mapping[int, float]:

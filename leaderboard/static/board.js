@@ -91,8 +91,8 @@ function draw() {
   if (lines.length > MARKED) {
     for (const body of fresh) for (const text of body.querySelectorAll(".number > .text:first-child")) plot(text.parentNode);
   }
-  if (same) table.append(...fresh);
-  else table.replaceChildren(table.tHead, ...next);
+  if (!same) for (const body of drawn) body.remove(); // the head stays: who sorts by keyboard keeps their place
+  table.append(...fresh);
   drawn = next;
   const all = found.length === lines.length ? "" : ` of ${lines.length.toLocaleString("en")}`;
   output.textContent = `${found.length.toLocaleString("en")}${all} line${lines.length === 1 ? "" : "s"}`;
@@ -214,7 +214,7 @@ addEventListener("afterprint", () => {
 });
 
 tools.hidden = false;
-table.replaceChildren(table.tHead);
+for (const line of lines) line.body.remove();
 read();
 draw();
 mark();

@@ -10,6 +10,7 @@ import pytest
 
 from bench import Cell, ColumnCard, DatasetCard, Ledger, Record, Training, TrainingRecord
 from bench.exam import digest
+from leaderboard.site import publish
 
 NET, THREAT = "cnn@1(width=16)", "linf:0.1"
 
@@ -75,15 +76,22 @@ class Writer:
         facts = {
             "net": self.net, "weights": sha(weights), "test": sha(self.dataset), "condition": condition,
             "threat": threat, "attack": attack, "seed": seed, "precision": "exact",
-        } | changes  # fmt: skip
+        }  # fmt: skip
+        facts |= {name: changes.pop(name) for name in list(changes) if name in facts}
         asked, fell = list(asked), list(fell)
         record = Record.model_validate({
             **facts, **self.origin(), "key": Cell(**facts).key, "dataset": self.dataset, "asked": asked, "fell": fell,
             "images": sha("images"), "bundle": sha("bundle") if fell else None, "doubts": list(doubts),
             "access": access,
-            "cost": {"forwards": 10 * len(asked), "backwards": backwards * len(asked), "seconds": seconds},
+            "cost": {"forwards": 10 * len(asked), "backwards": backwards * len(asked), "seconds": seconds}, **changes,
         })  # fmt: skip
         return self.ledger.add(record)
+
+
+def published(ledger, folder, first=0):
+    """The first page of the site that is made of a ledger."""
+    publish(ledger, folder, first)
+    return folder / "index.html"
 
 
 @pytest.fixture

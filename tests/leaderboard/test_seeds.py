@@ -14,11 +14,10 @@ from leaderboard.arithmetic import Number, Spent
 from leaderboard.curves import Curve, figures
 from leaderboard.rows import CLEAN, Head, Maker, Row, Section
 from leaderboard.seeds import Group, Spread, lines
-from leaderboard.site import publish
 from leaderboard.table import table
 from leaderboard.terminal import text
 
-from .conftest import Writer
+from .conftest import Writer, published
 
 A, B = "a@1()", "b@1()"
 FELL = {0: [2, 3, 4], 1: [2], 2: [2, 3]}  # by seed, besides 0 and 1, which clean loses: 5, 7 and 6 of 10 stand
@@ -134,7 +133,7 @@ def test_a_seed_that_was_asked_fewer_images_is_told(three):
     spread = line.numbers["a"]
     assert (spread.n, spread.most, spread.seeds) == (5, 10, 4)
     assert spread.sd == pytest.approx(np.std([0.5, 0.7, 0.6, 0.4], ddof=1))
-    assert "n 5–10" in publish(three.ledger, three.ledger.root.parent / "site").read_text()
+    assert "n 5–10" in published(three.ledger, three.ledger.root.parent / "site").read_text()
     assert "55.0*" in shown(three)
 
 
@@ -198,7 +197,7 @@ def test_costs_of_a_group_are_means(three):
 
 
 def test_json_has_the_seeds_beside_the_rows(three, tmp_path):
-    publish(three.ledger, tmp_path)
+    published(three.ledger, tmp_path)
     (section,) = json.loads((tmp_path / "board.json").read_text())["sections"]
     (group,) = section["seeds"]
     assert (group["defense"], group["which"], group["seeds"], len(section["rows"])) == ("at", "best", [0, 1, 2], 3)
@@ -209,7 +208,7 @@ def test_json_has_the_seeds_beside_the_rows(three, tmp_path):
 
 
 def test_the_page_says_sd_and_the_seeds_have_intervals(three, tmp_path):
-    page = publish(three.ledger, tmp_path).read_text()
+    page = published(three.ledger, tmp_path).read_text()
     assert "sd 10.0" in page and "3 seeds" in page and "sample standard deviation over the seeds" in page
     assert page.count('<tr class="group">') == 1 and page.count('<tr class="seed">') == 3
     low, high = wilson(5, 10)
@@ -231,7 +230,7 @@ def test_a_deviation_stays_within_the_scale():
 
 
 def test_a_column_that_nobody_was_asked_is_absent():
-    row = Row(Maker("at", 0), "w", (), {CLEAN: Number(8, 10, False, Spent())}, None, Spent(), (), {})
+    row = Row(Maker("at", 0), "cnn", "n", "w", (), {CLEAN: Number(8, 10, False, Spent())}, None, Spent(), (), {})
     assert row.numbers.get("a") is None and row.n == 10
 
 
@@ -242,11 +241,9 @@ def test_of_several_seeds_the_first_has_a_curve():
         number = Number(5 + seed, 10, False, Spent())
         curve = Curve((0.05,) * 10)
         maker = Maker(label, seed, "best", Writer(None).made(label, f"{label}/{seed}", seed=seed))
-        rows.append(Row(maker, f"{label}/{seed}", (), {"fmn": number}, number, Spent(), (), {"fmn": curve}))
+        rows.append(Row(maker, "cnn", "n", f"{label}/{seed}", (), {"fmn": number}, number, Spent(), (), {"fmn": curve}))
     heads = (Head("fmn", ("fmn@1()",)),)
-    section = Section(
-        "digits", "t", "cnn", "n", "linf:0.1", "clean", heads, "worst", tuple(rows), lines(rows, heads), 10
-    )
+    section = Section("digits", "t", "linf:0.1", "clean", heads, "worst", tuple(rows), lines(rows, heads), 10)
     (figure,) = figures(section)
     assert [(row.maker.defense, row.maker.seed) for row, _, _ in figure.lines] == [
         ("at", 0), ("mart", 0), ("trades", 0),

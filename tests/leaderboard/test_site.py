@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +13,13 @@ import sys
 import html5lib
 import pytest
 
-from leaderboard.site import Scale, publish
+from leaderboard.scales import Scale
+from leaderboard.shell import slug
+from leaderboard.site import publish
 from leaderboard.table import table
 from leaderboard.words import printable
+
+from .conftest import published
 
 A = "a@1()"
 HOSTILE = [
@@ -32,8 +39,16 @@ def tree(page):
     return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page.read_text())
 
 
+def elements(page):
+    return [e for e in tree(page).iter() if isinstance(e.tag, str)]
+
+
 def cells(page):
     return ["".join(e.itertext()) for e in tree(page).iter() if e.tag in {"td", "th"}]
+
+
+def everything(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_publishing_twice_gives_the_same_bytes_wherever_the_ledger_lies(demo, tmp_path):
@@ -41,16 +56,84 @@ def test_publishing_twice_gives_the_same_bytes_wherever_the_ledger_lies(demo, tm
     shutil.copytree(demo.root, moved)
     publish(demo, tmp_path / "one")
     publish(type(demo)(moved), tmp_path / "two")
-    for name in ("index.html", "board.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == ["board.json", "index.html"]
+    one = everything(tmp_path / "one")
+    assert one == everything(tmp_path / "two")
+    assert {"index.html", "board.json", "files.json", "static/site.css"} < set(one)
+    assert json.loads(one["files.json"])["files"] == sorted(set(one) - {"files.json"})
 
 
-def test_the_page_is_valid_and_names_no_other_address_than_the_data(demo, tmp_path):
-    page = publish(demo, tmp_path)
-    addresses = [e.get(a) for e in tree(page).iter() for a in ("src", "href") if isinstance(e.tag, str) and e.get(a)]
-    assert [a for a in addresses if not a.startswith(("data:", "#"))] == ["board.json"] * 2
-    assert "url(" not in page.read_text() and "@import" not in page.read_text()
+def test_every_page_is_valid_and_every_link_leads_to_a_file_of_the_site(demo, tmp_path):
+    publish(demo, tmp_path)
+    pages = sorted(tmp_path.rglob("*.html"))
+    assert len(pages) >= 4
+    for page in pages:
+        found = elements(page)
+        ids = [e.get("id") for e in found if e.get("id")]
+        assert len(ids) == len(set(ids)), page
+        for address in [e.get(a) for e in found for a in ("src", "href") if e.get(a)]:
+            assert not re.match("[a-z]+:|//", address) or address.startswith("data:"), (page, address)
+            target, _, anchor = address.partition("#")
+            assert not target or (page.parent / target).resolve().is_file(), (page, address)
+            assert not anchor or target or anchor in ids, (page, address)
+        assert "url(" not in page.read_text() and "@import" not in page.read_text()
+
+
+def test_the_policy_of_every_page_is_strict_and_nothing_in_it_breaks_it(demo, tmp_path):
+    """No style attributes, no handlers, no inline script; the one inline style is allowed by its hash."""
+    publish(demo, tmp_path)
+    for page in tmp_path.rglob("*.html"):
+        found = elements(page)
+        (policy,) = (e.get("content") for e in found if e.get("http-equiv") == "Content-Security-Policy")
+        rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+        assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+        assert rules["script-src"] == "'self'" and "unsafe" not in policy and "http" not in policy
+        assert not [e for e in found if any(a == "style" or a.startswith("on") for a in e.attrib)]
+        assert not [e for e in found if e.tag == "script" and (e.text or "").strip()]
+        for style in (e.text for e in found if e.tag == "style"):
+            digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+            assert f"'sha256-{digest}'" in rules["style-src"]
+
+
+def test_what_an_earlier_publish_wrote_goes_and_what_others_put_there_stays(writer, tmp_path):
+    site, outside = tmp_path / "site", tmp_path / "outside.txt"
+    outside.write_text("mine")
+    writer.cell("w", "clean@1()", range(4))
+    publish(writer.ledger, site)
+    (old,) = (site / "boards").glob("*.html")
+    (site / "boards" / "notes.txt").write_text("mine")
+    manifest = json.loads((site / "files.json").read_text())
+    manifest["files"] += ["../outside.txt", str(outside), "boards/link/outside.txt", "never/was.html", 7]
+    (site / "boards" / "link").symlink_to(tmp_path)
+    (site / "files.json").write_text(json.dumps(manifest))
+    shutil.rmtree(writer.ledger.root)
+    publish(writer.ledger, site)
+    assert not old.exists() and (site / "boards" / "notes.txt").read_text() == "mine"
+    assert outside.read_text() == "mine"
+    (site / "files.json").write_text("{")
+    publish(writer.ledger, site)
+    assert "no records" in (site / "index.html").read_text()
+
+
+def test_one_board_is_the_first_page_and_lies_in_its_place_too(writer, tmp_path):
+    writer.column("a", A)
+    writer.cell("w", "clean@1()", range(4))
+    writer.cell("w", A, range(4))
+    publish(writer.ledger, tmp_path)
+    (page,) = (tmp_path / "boards").glob("*.html")
+    texts = ["".join(tree(p).itertext()) for p in (page, tmp_path / "index.html")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("CIFAR-10 Linf 8/255", "cifar-10-linf-8-255-"), ("../../etc/passwd", "etc-passwd-"), ("\u202eéß", "e-"),
+        ("", ""), ("x" * 5000, "x" * 48 + "-"), ("CON", "con-"), ("a\x00b", "a-b-"),
+    ],
+)  # fmt: skip
+def test_file_names_are_safe_and_differ_where_keys_do(name, expected):
+    assert re.fullmatch(re.escape(expected) + "[0-9a-f]{10}", slug(name, "key"))
+    assert slug(name, "key") != slug(name, "other")
 
 
 def test_json_holds_what_the_board_says(writer, tmp_path):
@@ -89,7 +172,7 @@ def test_the_page_says_numbers_intervals_n_and_doubts(writer, tmp_path):
     writer.cell("w", "clean@1()", range(10), [0, 1])
     writer.cell("w", A, range(2, 5), [4], doubts=["the loss is flat"])
     writer.cell("w", "b@1()", range(10), [9])
-    shown = cells(publish(writer.ledger, tmp_path))
+    shown = cells(published(writer.ledger, tmp_path))
     said = " | ".join(shown)
     assert "80.0 49.0–94.3" in said
     assert "40.0 11.8–76.9 partial, n 5" in said
@@ -107,7 +190,7 @@ def test_multiply_adds_stand_beside_parameters_where_they_were_counted(writer, t
     for weights in "wv":
         writer.cell(weights, "clean@1()", range(10))
         writer.cell(weights, A, range(10), [0])
-    page = publish(writer.ledger, tmp_path)
+    page = published(writer.ledger, tmp_path)
     shown = {
         e.get("data-sort"): "".join(e.itertext())
         for e in tree(page).iter() if isinstance(e.tag, str) and e.get("data-label") == "multiply-adds"
@@ -128,25 +211,56 @@ def test_hostile_names_change_nothing_but_text(writer, tmp_path, shift):
             writer.training(label, weights, net_label=net)
             writer.cell(weights, "clean@1()", range(4))
             writer.cell(weights, A, range(4), [0], doubts=[doubt])
-        page = publish(writer.ledger, site)
+        publish(writer.ledger, site)
         json.loads((site / "board.json").read_text())
-        return page
+        return site
+
+    def shape(site):
+        """The elements and attributes of each folder's pages; their order goes by their names."""
+        drop = {"data-col", "title", "value"}
+        return sorted(
+            (str(p.parent.relative_to(site)), [(e.tag, sorted(set(e.attrib) - drop)) for e in elements(p)])
+            for p in site.rglob("*.html")
+        )
 
     names = HOSTILE[shift:] + HOSTILE[:shift]
     hostile = build(names, tmp_path / "hostile")
     plain = build([f"plain{i}" for i in range(9)], tmp_path / "plain")
-    shapes = [[(e.tag, sorted(e.attrib)) for e in tree(page).iter()] for page in (hostile, plain)]
-    assert shapes[0] == shapes[1]
-    assert not {"\u202e", "\u2066", "\x00", "\x1b"} & set(hostile.read_text())
-    shown = "".join(tree(hostile).itertext())
+    assert shape(hostile) == shape(plain)
+    for path in hostile.rglob("*"):
+        assert re.fullmatch(r"[a-z0-9.-]{1,80}", path.name), path
+        if path.suffix == ".html":
+            assert not {"\u202e", "\u2066", "\x00", "\x1b"} & set(path.read_text())
+    shown = "".join(tree(hostile / "index.html").itertext())
     assert all(printable(name) in shown for name in names)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_keys_of_records_change_nothing_but_text(writer, tmp_path, text):
+    """In every field of a record and a training that is free text, with the keys to match."""
+    writer.card(4)
+    writer.column("a", f"a{text}@1()")
+    writer.net = f"net{text}"
+    writer.cell("w", f"a{text}@1()", range(4), [1], doubts=[text], condition=f"fog{text}:1")
+    writer.cell("w", f"a{text}@1()", range(4), [1], doubts=[text])
+    writer.cell("w", f"a{text}@1()", range(4), threat=f"linf:0.1{text}")
+    writer.training(text, "w", on=text, history=[{"epoch": 1, "loss": 1.0, "note": text}])
+    writer.cell("w", "clean@1()", range(4), [0], commit=text, versions={text: text}, made=text)
+    site = publish(writer.ledger, tmp_path / "site")
+    assert len(site.board.damaged) == (1 if text else 0)  # what is no threat is no record
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= 3
+    for page in pages:
+        found = elements(page)
+        assert {e.tag for e in found}.isdisjoint({"img", "iframe", "object", "base"})
+        assert all((e.get("src") or "").endswith(".js") for e in found if e.tag == "script")
 
 
 @pytest.mark.parametrize("trainings", [0, 1])
 def test_an_empty_ledger_gives_a_page_that_says_how_to_fill_it(writer, tmp_path, trainings):
     for i in range(trainings):
         writer.training("at", f"w{i}")
-    page = publish(writer.ledger, tmp_path / "site")
+    page = published(writer.ledger, tmp_path / "site")
     text = "".join(tree(page).itertext())
     assert "bench run --defense" in text and "no records" in text
     assert json.loads((tmp_path / "site" / "board.json").read_text())["sections"] == []
@@ -161,6 +275,37 @@ def test_a_scale_holds_the_better_half_in_tens(writer):
     scale = Scale.of([r.numbers["a"] for r in section.rows])
     assert (scale.low, scale.high) == (30, 60)
     assert Scale.of([]) == Scale(0, 100, (0.0, 0.0))
+
+
+def test_damaged_and_unknown_files_are_named_on_every_page_and_the_rest_is_shown(writer, tmp_path):
+    """A changed byte, another schema, half a file, an empty one, a wrong folder, images out of all proportion."""
+    writer.column("a", A)
+    writer.cell("w", "clean@1()", range(4))
+    writer.cell("w", A, range(4), [1])
+    paths = [writer.cell(f"x{i}", "clean@1()", range(4)) for i in range(4)]
+    paths[0].write_bytes(paths[0].read_bytes().replace(b"[0,1,2,3]", b"[0,1,2,4]"))
+    rest = [paths[1].read_bytes().replace(b"record-1", b"record-9"), paths[2].read_bytes()[:-40], b""]
+    for path, content in zip(paths[1:], rest, strict=True):
+        path.unlink()
+        path.with_name(hashlib.sha256(content).hexdigest() + ".json").write_bytes(content)
+    far = writer.cell("y", "clean@1()", [0, 10**12])
+    strayed = writer.cell("z", "clean@1()", range(4))
+    (writer.ledger.root / ("0" * 64)).mkdir()
+    shutil.copy(strayed, writer.ledger.root / ("0" * 64))
+    site = publish(writer.ledger, tmp_path / "site")
+    assert len(site.board.damaged) == 6 and not [x for x in site.board.damaged if str(tmp_path) in x]
+    assert [far.stem in x for x in site.board.damaged].count(True) == 1
+    assert site.board.records == 3
+    for page in (tmp_path / "site").rglob("*.html"):
+        said = "".join(tree(page).itertext())
+        assert "6 files of the ledger could not be read" in said and far.stem[:20] in said
+
+
+def test_a_missing_sidecar_of_a_minimum_norm_attack_is_named(writer):
+    writer.cell("w", "clean@1()", range(4))
+    writer.cell("w", "fmn@1()", range(4), threat="linf")
+    (said,) = table(writer.ledger).damaged
+    assert "is missing" in said
 
 
 def test_publishing_needs_no_torch(demo, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from bench import IntegrityError, wilson
+from bench import wilson
 from leaderboard.arithmetic import _roundest
 from leaderboard.table import table
 from leaderboard.terminal import text
@@ -231,7 +231,7 @@ def test_clean_serves_every_threat_and_each_threat_is_a_section(ten):
 
 def test_clean_alone_is_a_section_without_a_threat(ten):
     section = only(ten.ledger)
-    assert section.heading == ("digits", "cnn", "no threat", "clean")
+    assert (section.heading, section.nets) == (("digits", "no threat", "clean"), ("cnn",))
     assert section.rows[0].summary is None
 
 
@@ -262,7 +262,7 @@ def test_an_attack_on_corrupted_images_is_its_own_section(ten):
     ten.column("a", A)
     ten.cell("w", "clean@1()", range(10), [9], condition="fog@1():3")
     ten.cell("w", A, range(9), [0, 1], condition="fog@1():3")
-    headings = [s.heading[2:] for s in table(ten.ledger).sections]
+    headings = [s.heading[1:] for s in table(ten.ledger).sections]
     assert headings == [
         ("linf:0.1", "fog:3, generated"),
         ("no threat", "clean"),
@@ -308,11 +308,33 @@ def test_what_only_black_boxes_fell_is_a_doubt_that_names_the_images(writer):
     assert sorted(len(r.doubts) for r in only(writer.ledger).rows) == [0, 1]
 
 
-def test_a_damaged_record_stops_the_board(ten):
+def test_a_damaged_record_is_named_and_left_out(ten):
+    ten.column("a", A)
     path = ten.cell("w", A, range(2, 10))
     path.write_bytes(path.read_bytes().replace(b'"fell":[]', b'"fell":[2]'))
-    with pytest.raises(IntegrityError, match="damaged"):
-        table(ten.ledger)
+    board = table(ten.ledger)
+    (said,) = board.damaged
+    assert path.name in said and "damaged" in said
+    assert [h.name for s in board.sections for h in s.heads] == ["clean"]
+
+
+def test_nets_stand_side_by_side_and_a_rare_column_leaves_the_others_decided(ten):
+    """Three nets; one alone was asked b, which felled two more images of it: they count, and nobody waits for b."""
+    ten.column("a", A)
+    ten.column("b", B)
+    ten.cell("w", A, range(2, 10), [2])
+    ten.cell("w", B, range(2, 10), [3, 4])
+    for net in ("wide", "narrow"):
+        ten.net = net
+        ten.training("at", net, net_label=net)
+        ten.cell(net, "clean@1()", range(10), [0])
+        ten.cell(net, A, range(1, 10), [1, 2])
+    section = only(ten.ledger)
+    assert section.nets == ("cnn", "narrow", "wide")
+    assert {r.net: counts(r.summary) for r in section.rows} == {
+        "cnn": (5, 10, False, False), "wide": (7, 10, False, False), "narrow": (7, 10, False, False),
+    }  # fmt: skip
+    assert {h.name: h.common for h in section.heads} == {"clean": True, "a": True, "b": False}
 
 
 def test_the_terminal_shows_numbers_and_no_control_characters(ten, capsys):
