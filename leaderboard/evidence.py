@@ -67,7 +67,8 @@ class Evidence:
     exams: Mapping[str, Exam] = field(default_factory=dict)  # by column; empty where there are many models
     tallies: Mapping[str, Tally] = field(default_factory=dict)  # by attack
     conditions: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # standing and asked, by corruption
-    clean: Outcome | None = None
+    clean: Outcome | None = None  # None where there are many models
+    detailed: bool = False  # whether there are few enough models for all that is known of each
 
 
 def tallies(cells: Mapping[str, Outcome], lost: Images) -> dict[str, Tally]:
@@ -103,7 +104,8 @@ def gathered(
     }
     lost = clean.fell if clean is not None else Images()
     known.pop(CLEAN, None)
-    return Evidence(found, known if detailed else {}, tallies(cells, lost), {}, clean if detailed else None)
+    work = tallies(cells, lost)
+    return Evidence(found, known, work, {}, clean, True) if detailed else Evidence(found, {}, work)
 
 
 def union(exams: Sequence[Exam]) -> Exam:
@@ -113,10 +115,10 @@ def union(exams: Sequence[Exam]) -> Exam:
     return Exam(fell, fell | Images.common(exam.decided for exam in exams), 0, members)
 
 
-def by_condition(cells: Mapping[str, Outcome]) -> Evidence:
+def by_condition(cells: Mapping[str, Outcome], *, detailed: bool) -> Evidence:
     """The evidence of some weights under corruptions: how many stand of the first images that were asked."""
     found = {}
     for condition, cell in cells.items():
         n = cell.asked.first
         found[condition] = (n - cell.fell.among(n), n)
-    return Evidence(conditions=found)
+    return Evidence(conditions=found, detailed=detailed)

@@ -76,7 +76,7 @@ class Model:
     @property
     def detailed(self) -> bool:
         """Whether there are few enough models for all that is known of each."""
-        return any(row.evidence.exams for _, row in self.places)
+        return self.row.evidence.detailed
 
     @property
     def row(self) -> Row:

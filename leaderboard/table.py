@@ -145,7 +145,14 @@ class _Library:
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             rows += self._rows(
-                net, weights, test, None, numbers, total, list(cells.values()), evidence=by_condition(cells)
+                net,
+                weights,
+                test,
+                None,
+                numbers,
+                total,
+                list(cells.values()),
+                evidence=by_condition(cells, detailed=self.detailed),
             )
         return self._section(test, None, name, heads, "mean", rows)
 
