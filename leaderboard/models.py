@@ -116,7 +116,7 @@ class Model:
     def histories(self) -> list[History]:
         """How these trainings went, where they wrote it down."""
         told = [t for _, t in self.trainings if t.history]
-        return [History(t, f"history-{place}") for place, t in enumerate(told)]
+        return [History(t, f"history-{i}") for i, t in enumerate(told)]
 
     def curves(self, history: History) -> list[tuple[str, str]]:
         """The curves of a history's accuracy: style and name."""
@@ -136,8 +136,7 @@ class Model:
         """The boards of corruptions, each with its heat map."""
         kept = {id(section): (section, row) for section, row in reversed(self.places) if section.summary == "mean"}
         return [
-            (section, row, corruptions(f"c{place}", _heat(row)))
-            for place, (section, row) in enumerate(reversed(kept.values()))
+            (section, row, corruptions(f"c{i}", _heat(row))) for i, (section, row) in enumerate(reversed(kept.values()))
         ]
 
     @cached_property
