@@ -101,14 +101,18 @@ class Ledger:
         return [d for d in map(self._read, paths) if isinstance(d, kind)]
 
     def all(
-        self, skip: Callable[[str], object] | None = None, read: Callable[[bytes], Document] = read_document
+        self,
+        skip: Callable[[str], object] | None = None,
+        read: Callable[[bytes], Document] = read_document,
+        begins: str = "0123456789abcdef",
     ) -> Iterator[Document]:
         """Every document, in a fixed order.
 
         skip: is told of each file that cannot be read, by its path in the ledger, and why; without it the first one
-        is an IntegrityError.  read: makes a document of its JSON; ValueError where it cannot.
+        is an IntegrityError.  read: makes a document of its JSON; ValueError where it cannot.  begins: only
+        what lies under keys that begin with one of these digits.
         """
-        for key in self._keys():
+        for key in (key for key in self._keys() if key[0] in begins):
             for name in self._names(key):
                 try:
                     yield self._read(f"{self.root}/{key}/{name}", read)
@@ -116,6 +120,10 @@ class Ledger:
                     if skip is None:
                         raise
                     skip(str(error).replace(f"{self.root}/", ""))
+
+    def size(self) -> int:
+        """How many keys it has."""
+        return len(self._keys())
 
     def _keys(self) -> list[str]:
         """The keys, in order."""
