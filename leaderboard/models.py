@@ -19,7 +19,7 @@ from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
 from leaderboard.plots import STYLES, Curve, over_eps, over_passes
 from leaderboard.reproduce import command
-from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named
+from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named, place
 from leaderboard.shell import File, Site
 from leaderboard.sidecars import MissingError, Sidecars, spent_until_fallen
 from leaderboard.words import name_of, natural, short
@@ -145,6 +145,25 @@ class Model:
         return list({d.text: (d.text, ", ".join(d.attacks)) for _, row in self.places for d in row.doubts}.values())
 
     @cached_property
+    def measured(self) -> list[tuple[str, str]]:
+        """Where and with which software its records were made."""
+        records = {id(r): r for _, row in self.places for r in row.records}.values()
+        tiles = {(m.name, m.device, m.threads, m.tile) for m in (r.machine for r in records)}
+        machines = [
+            f"{name} ({device}, {threads} thread{'s' if threads != 1 else ''}, {tile} images a pass)"
+            for name, device, threads, tile in sorted(tiles)
+        ]
+        versions = sorted({f"{name} {version}" for r in records for name, version in r.versions.items()}, key=natural)
+        times = sorted(r.made for r in records)
+        return [
+            ("records", f"{len(records):,}, made from {times[0][:10]} to {times[-1][:10]}" if times else "none"),
+            ("machines", "; ".join(machines)),
+            ("versions", ", ".join(versions)),
+            ("commits", ", ".join(sorted({r.commit[:12] for r in records if r.commit})) or "not recorded"),
+            ("search", ", ".join(sorted({r.precision for r in records}))),
+        ]
+
+    @cached_property
     def commands(self) -> list[tuple[Section, str, str]]:
         """For each board the command, or why there is none; equal reasons once."""
         found: dict[int, tuple[Section, str, str]] = {}
@@ -188,6 +207,12 @@ class Exam:
         if self.section.summary and self.row.summary is not None:
             found.append((Head(self.section.summary, ()), self.row.summary, True))
         return found
+
+    @property
+    def comparison(self) -> str:
+        """The page that sets it beside another model of this board, seen from its own; empty where there is none."""
+        at = self.model.site.link("compare", *place(self.section), page=f"{KINDS['model']}/page.html")
+        return f"{at}#a={self.model.weights[:12]}" if at and self.row.evidence.columns else ""
 
     @property
     def labels(self) -> Labels | None:
