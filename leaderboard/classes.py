@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bench import wilson
 from leaderboard.images import Images
+from leaderboard.sidecars import cascade, mask
 
 if TYPE_CHECKING:
     from bench import DatasetCard, Record
     from leaderboard.arithmetic import Exam, Outcome
     from leaderboard.evidence import Fallen
 
-Predicted = Callable[["Record"], Mapping[int, int]]  # of each image that a record asked, the class that was read
+# Of a record and n: the class that was read of each of the first n images, -1 where it was not asked.
+Predicted = Callable[["Record", int], NDArray[np.int64]]
 
 MANY = 20  # classes, from which on there is no room for a matrix
 
@@ -94,37 +99,27 @@ def confusion(exam: Exam, clean: Outcome | None, labels: Labels, n: int, predict
     """The readings of the first n images in a column.
 
     A fallen image counts by the reading of the attack that felled it: of several the first, in the order in which a
-    cascade asks, where each attack is asked about no more images than the one before it.  In a strict column what
-    clean lost is read as clean was.
+    cascade asks.  In a strict column what clean lost is read as clean was.
     """
-    cascade = sorted(exam.members.items(), key=lambda m: (-len(m[1].asked), m[0]))
-    tried = [*([clean] if clean is not None else []), *(cell for _, cell in cascade)]
-    read: dict[int, int] = {}
-    for cell in tried:
-        for image, label in readings(cell, predicted).items():
-            if image in exam.fell:
-                read.setdefault(image, label)
-    counts = [[0] * len(labels.names) for _ in labels.names]
-    untold = 0
-    classes = range(len(labels.names))
-    fell = set(exam.fell)
-    for image, label in enumerate(labels.of[:n]):
-        reading = read.get(image, label) if image in fell else label
-        if image in fell and (reading == label or reading not in classes):
-            untold += 1
-        elif label in classes:
-            counts[label][reading] += 1
-    return Confusion(labels.names, tuple(map(tuple, counts)), untold, n)
+    size, n = len(labels.names), min(n, len(labels.of))
+    label, fell = np.array(labels.of[:n], np.int64), mask(exam.fell, n)
+    read = np.where(fell, -1, label)
+    for cell in [*([clean] if clean is not None else []), *cascade(exam)]:
+        found = readings(cell, n, predicted)
+        read = np.where(read < 0, found, read)
+    untold = fell & ((read == label) | (read < 0) | (read >= size))
+    told = ~untold & (label >= 0) & (label < size)
+    counts = np.bincount(label[told] * size + read[told], minlength=size * size).reshape(size, size)
+    return Confusion(labels.names, tuple(map(tuple, counts.tolist())), int(untold.sum()), n)
 
 
-def readings(cell: Outcome, predicted: Predicted) -> dict[int, int]:
-    """For what each image that fell in a cell was taken, by the first of its records that says so."""
-    found: dict[int, int] = {}
+def readings(cell: Outcome, n: int, predicted: Predicted) -> NDArray[np.int64]:
+    """For what each image that fell in a cell was taken, by the first of its records that says so; else -1 (n,)."""
+    found = np.full(n, -1, np.int64)
     for record in cell.records:
         lost = cell.fell & Images(record.fell if cell.distance is None else record.asked)
         if lost:
-            said = predicted(record)
-            found |= {image: said[image] for image in lost if image not in found}
+            found = np.where((found < 0) & mask(lost, n), predicted(record, n), found)
     return found
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from bench import (
     ColumnCard,
     DatasetCard,
@@ -53,7 +55,7 @@ class Documents:
                     _check_threat(document.threat)
                 if isinstance(document, Record) and document.threat is not None and ":" not in document.threat:
                     distances[document.images] = _distances(ledger, document)  # a minimum-norm attack's
-            except (RampartError, OSError, KeyError, ValueError, OverflowError) as error:
+            except (RampartError, SafetensorError, OSError, KeyError, ValueError, OverflowError) as error:
                 damaged.append(f"{document.key}: a record is skipped: {error}".replace(f"{ledger.root}/", ""))
             else:
                 kept.setdefault(type(document), []).append(document)

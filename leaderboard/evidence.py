@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from leaderboard.arithmetic import Exam, Spent, count, worst
+from leaderboard.arithmetic import Exam, Spent
 from leaderboard.images import Images
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Evidence:
     exams: Mapping[str, Exam] = field(default_factory=dict)  # by column; empty where there are many models
     tallies: Mapping[str, Tally] = field(default_factory=dict)  # by attack
     conditions: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # standing and asked, by corruption
-    clean: Outcome | None = None
+    clean: Outcome | None = None  # None where there are many models
+    detailed: bool = False  # whether there are few enough models for all that is known of each
 
 
 def tallies(cells: Mapping[str, Outcome], lost: Images) -> dict[str, Tally]:
@@ -86,20 +87,25 @@ def tallies(cells: Mapping[str, Outcome], lost: Images) -> dict[str, Tally]:
 
 
 def gathered(
-    columns: Mapping[Head, tuple[Exam, Number | None]], clean: Outcome | None, cells: Mapping[str, Outcome], *,
-    detailed: bool,
+    exams: Mapping[Head, Exam], numbers: Mapping[str, Number | None], summary: Number | None, clean: Outcome | None,
+    cells: Mapping[str, Outcome], *, detailed: bool,
 ) -> Evidence:  # fmt: skip
-    """The evidence of some weights under one threat; `worst` is the union of the strict columns."""
-    exams = {head.name: exam for head, (exam, number) in columns.items() if number is not None}
-    found = {head.name: Fallen.of(exam.fell, number) for head, (exam, number) in columns.items() if number is not None}
+    """The evidence of some weights under one threat; `summary` is over the strict columns."""
+    known = {head.name: exam for head, exam in exams.items() if numbers.get(head.name) is not None}
+    strict = [exam for head, exam in exams.items() if head.strict]
+    if summary is not None and strict:
+        known[WORST] = union(strict)
+    if clean is not None:
+        known[CLEAN] = Exam(clean.fell, clean.asked, 0, {})
+    found = {
+        name: Fallen.of(exam.fell, number)
+        for name, exam in known.items()
+        if (number := summary if name == WORST else numbers.get(name)) is not None
+    }
     lost = clean.fell if clean is not None else Images()
-    strict = [exam for head, (exam, _) in columns.items() if head.strict]
-    if clean is not None and (number := count(Exam(lost, clean.asked | lost, 0, {"": clean}), clean)):
-        found[CLEAN] = Fallen.of(lost, number)
-    if strict and (number := worst(strict, clean)):
-        exams[WORST] = union(strict)
-        found[WORST] = Fallen.of(exams[WORST].fell, number)
-    return Evidence(found, exams if detailed else {}, tallies(cells, lost), {}, clean if detailed else None)
+    known.pop(CLEAN, None)
+    work = tallies(cells, lost)
+    return Evidence(found, known, work, {}, clean, True) if detailed else Evidence(found, {}, work)
 
 
 def union(exams: Sequence[Exam]) -> Exam:
@@ -109,10 +115,10 @@ def union(exams: Sequence[Exam]) -> Exam:
     return Exam(fell, fell | Images.common(exam.decided for exam in exams), 0, members)
 
 
-def by_condition(cells: Mapping[str, Outcome]) -> Evidence:
+def by_condition(cells: Mapping[str, Outcome], *, detailed: bool) -> Evidence:
     """The evidence of some weights under corruptions: how many stand of the first images that were asked."""
     found = {}
     for condition, cell in cells.items():
         n = cell.asked.first
         found[condition] = (n - cell.fell.among(n), n)
-    return Evidence(conditions=found)
+    return Evidence(conditions=found, detailed=detailed)

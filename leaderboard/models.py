@@ -19,7 +19,7 @@ from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
 from leaderboard.plots import STYLES, Curve, over_eps, over_passes
 from leaderboard.reproduce import command
-from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named
+from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named, place
 from leaderboard.shell import File, Site
 from leaderboard.sidecars import MissingError, Sidecars, spent_until_fallen
 from leaderboard.words import name_of, natural, short
@@ -76,7 +76,7 @@ class Model:
     @property
     def detailed(self) -> bool:
         """Whether there are few enough models for all that is known of each."""
-        return any(row.evidence.exams for _, row in self.places)
+        return self.row.evidence.detailed
 
     @property
     def row(self) -> Row:
@@ -116,7 +116,7 @@ class Model:
     def histories(self) -> list[History]:
         """How these trainings went, where they wrote it down."""
         told = [t for _, t in self.trainings if t.history]
-        return [History(t, f"history-{place}") for place, t in enumerate(told)]
+        return [History(t, f"history-{i}") for i, t in enumerate(told)]
 
     def curves(self, history: History) -> list[tuple[str, str]]:
         """The curves of a history's accuracy: style and name."""
@@ -136,14 +136,32 @@ class Model:
         """The boards of corruptions, each with its heat map."""
         kept = {id(section): (section, row) for section, row in reversed(self.places) if section.summary == "mean"}
         return [
-            (section, row, corruptions(f"c{place}", _heat(row)))
-            for place, (section, row) in enumerate(reversed(kept.values()))
+            (section, row, corruptions(f"c{i}", _heat(row))) for i, (section, row) in enumerate(reversed(kept.values()))
         ]
 
     @cached_property
     def doubts(self) -> list[tuple[str, str]]:
         """Each doubt once, with the attacks whose records say so."""
         return list({d.text: (d.text, ", ".join(d.attacks)) for _, row in self.places for d in row.doubts}.values())
+
+    @cached_property
+    def measured(self) -> list[tuple[str, str]]:
+        """Where and with which software its records were made."""
+        records = {id(r): r for _, row in self.places for r in row.records}.values()
+        tiles = {(m.name, m.device, m.threads, m.tile) for m in (r.machine for r in records)}
+        machines = [
+            f"{name} ({device}, {threads} thread{'s' if threads != 1 else ''}, {tile} images a pass)"
+            for name, device, threads, tile in sorted(tiles)
+        ]
+        versions = sorted({f"{name} {version}" for r in records for name, version in r.versions.items()}, key=natural)
+        times = sorted(r.made for r in records)
+        return [
+            ("records", f"{len(records):,}, made from {times[0][:10]} to {times[-1][:10]}" if times else "none"),
+            ("machines", "; ".join(machines)),
+            ("versions", ", ".join(versions)),
+            ("commits", ", ".join(sorted({r.commit[:12] for r in records if r.commit})) or "not recorded"),
+            ("search", ", ".join(sorted({r.precision for r in records}))),
+        ]
 
     @cached_property
     def commands(self) -> list[tuple[Section, str, str]]:
@@ -189,6 +207,12 @@ class Exam:
         if self.section.summary and self.row.summary is not None:
             found.append((Head(self.section.summary, ()), self.row.summary, True))
         return found
+
+    @property
+    def comparison(self) -> str:
+        """The page that sets it beside another model of this board, seen from its own; empty where there is none."""
+        at = self.model.site.link("compare", *place(self.section), page=f"{KINDS['model']}/page.html")
+        return f"{at}#a={self.model.weights[:12]}" if at and self.row.evidence.columns else ""
 
     @property
     def labels(self) -> Labels | None:

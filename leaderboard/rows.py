@@ -59,7 +59,7 @@ class Row:
     curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
     fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
     records: tuple[Record, ...] = ()  # all that it rests on
-    evidence: Evidence = field(default_factory=Evidence)
+    evidence: Evidence = field(default_factory=Evidence, compare=False)  # follows from the same records
 
     @cached_property
     def n(self) -> int:

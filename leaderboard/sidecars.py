@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
 from bench import RampartError
+from leaderboard.images import LIMIT, Images
 
 if TYPE_CHECKING:
     from bench import Ledger, Record
@@ -22,34 +27,49 @@ class Sidecars:
     """The sidecars of a ledger, each read once as long as one model is looked at."""
 
     ledger: Ledger
-    known: dict[str, Mapping[str, Mapping[int, int]]] = field(default_factory=dict)
+    known: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
 
-    def forget(self) -> None:
-        """Free what was read."""
-        self.known.clear()
+    def predicted(self, record: Record, n: int) -> NDArray[np.int64]:
+        """The class that was read of each of the first n images (n,); -1 where it was not asked."""
+        return _dense(record.asked, self._read(record)[0], n, -1)
 
-    def predicted(self, record: Record) -> Mapping[int, int]:
-        """The class that was read of each image asked."""
-        return self._read(record)["predicted"]
+    def passes(self, record: Record, n: int) -> NDArray[np.int64]:
+        """Forwards and backwards that were spent on each of the first n images (n,); 0 where it was not asked."""
+        return _dense(record.asked, self._read(record)[1], n, 0)
 
-    def passes(self, record: Record) -> Mapping[int, int]:
-        """Forwards and backwards that were spent on each image asked."""
-        return self._read(record)["passes"]
-
-    def _read(self, record: Record) -> Mapping[str, Mapping[int, int]]:
+    def _read(self, record: Record) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if record.images not in self.known:
             try:
                 found = self.ledger.images(record)
-                figures = {
-                    "predicted": found["predicted"].tolist(),
-                    "passes": (found["forwards"] + found["backwards"]).tolist(),  # type: ignore[operator]
-                }
-                self.known[record.images] = {
-                    name: dict(zip(record.asked, map(int, values), strict=True)) for name, values in figures.items()
-                }
-            except (RampartError, OSError, KeyError, ValueError, TypeError) as error:
+                predicted, forwards, backwards = (
+                    np.asarray(found[name], np.int64) for name in ("predicted", "forwards", "backwards")
+                )
+                if not predicted.shape == forwards.shape == backwards.shape == (len(record.asked),):
+                    raise ValueError("it has not a figure for each image asked")
+            except (RampartError, SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
                 raise MissingError(str(error)) from error
+            self.known[record.images] = predicted, forwards + backwards
         return self.known[record.images]
+
+
+def _dense(asked: Iterable[int], figures: NDArray[np.int64], n: int, missing: int) -> NDArray[np.int64]:
+    """Figures of the images asked as an array over the first n."""
+    places = np.fromiter(asked, np.int64, len(figures))
+    inside = places < n
+    found = np.full(n, missing, np.int64)
+    found[places[inside]] = figures[inside]
+    return found
+
+
+def mask(images: Images, n: int) -> NDArray[np.bool_]:
+    """Which of the first n images are among these (n,)."""
+    content = (images & Images.below(n)).bits.to_bytes(-(-n // 8), "little")
+    return np.unpackbits(np.frombuffer(content, np.uint8), count=n, bitorder="little").astype(bool)
+
+
+def cascade(exam: Exam) -> list[Outcome]:
+    """The cells of a column in the order in which a cascade asks: each about no more images than the one before it."""
+    return [cell for _, cell in sorted(exam.members.items(), key=lambda m: (-len(m[1].asked), m[0]))]
 
 
 def spent_until_fallen(
@@ -61,24 +81,18 @@ def spent_until_fallen(
     on it.  What clean lost has fallen after one pass.  None where one run answered several cells, for then nothing
     says which of them its passes belong to.
     """
-    cells = [cell for _, cell in sorted(exam.members.items(), key=lambda m: (-len(m[1].asked), m[0]))]
-    if not cells or any(r.run is not None for cell in cells for r in cell.records):
+    cells = cascade(exam)
+    if not 0 < n <= LIMIT or not cells or any(r.run is not None for cell in cells for r in cell.records):
         return None
-    lost = set(clean.fell) if clean is not None else set[int]()
-    passes = [{i: p for r in cell.records for i, p in sidecars.passes(r).items()} for cell in cells]
-    fell = [set(cell.fell) for cell in cells]
-    fallen: dict[int, int] = {}  # passes to images
-    for image in (i for i in exam.fell if i < n):
-        total = 1
-        if image not in lost:
-            for mine, spent in zip(fell, passes, strict=True):
-                total += spent.get(image, 0)
-                if image in mine:
-                    break
-        fallen[total] = fallen.get(total, 0) + 1
-    standing = n - fallen.pop(1, 0)
-    found = [(1.0, standing / n)]
-    for total, images in sorted(fallen.items()):
-        standing -= images
-        found.append((float(total), standing / n))
-    return found
+    spent = np.ones(n, np.int64)
+    open_ = ~mask(clean.fell, n) if clean is not None else np.ones(n, bool)
+    for cell in cells:
+        each = np.zeros(n, np.int64)
+        for record in cell.records:
+            each = np.maximum(each, sidecars.passes(record, n))
+        spent[open_] += each[open_]
+        open_ &= ~mask(cell.fell, n)
+    totals, images = np.unique(spent[mask(exam.fell, n)], return_counts=True)
+    standing = (n - images.cumsum()) / n
+    found = [(float(x), float(y)) for x, y in zip(totals, standing, strict=True)]
+    return found if found and found[0][0] == 1 else [(1.0, 1.0), *found]

@@ -114,10 +114,10 @@ class _Library:
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows: list[Row] = []
         for (net, w), s in subjects.items():
-            evidence = s.evidence(heads, detailed=self.detailed)
-            rows += self._rows(
-                net, w, test, threat, s.numbers(heads), s.worst(strict), s.used(heads), s, strict, evidence
-            )
+            numbers, summary = s.numbers(heads), s.worst(strict)
+            exams = {h: s.exam(h) for h in heads if h.name != CLEAN}
+            evidence = gathered(exams, numbers, summary, s.clean, s.cells, detailed=self.detailed)
+            rows += self._rows(net, w, test, threat, numbers, summary, s.used(heads), s, strict, evidence)
         return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
     def _subject(self, place: Place) -> _Subject:
@@ -145,7 +145,14 @@ class _Library:
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             rows += self._rows(
-                net, weights, test, None, numbers, total, list(cells.values()), evidence=by_condition(cells)
+                net,
+                weights,
+                test,
+                None,
+                numbers,
+                total,
+                list(cells.values()),
+                evidence=by_condition(cells, detailed=self.detailed),
             )
         return self._section(test, None, name, heads, "mean", rows)
 
@@ -222,13 +229,6 @@ class _Subject:
         """The images that fell in some of these columns."""
         return Images.union(self.exam(h).fell for h in heads)
 
-    def evidence(self, heads: Sequence[Head], *, detailed: bool) -> Evidence:
-        """Which images fell in each column and, in detail, to which attacks and for what they were taken."""
-        return gathered(
-            {h: (self.exam(h), self.number(h)) for h in heads if h.name != CLEAN}, self.clean, self.cells,
-            detailed=detailed,
-        )  # fmt: skip
-
     def used(self, heads: Sequence[Head]) -> list[Outcome]:
         """The cells behind these columns, clean among them."""
         members = [m for h in heads if h.name != CLEAN for m in self.exam(h).members.values()]
@@ -251,7 +251,7 @@ def _columns(cards: Sequence[ColumnCard]) -> list[Head]:
         if any(name_of(a) != CLEAN for a in attacks):
             same.setdefault((attacks, card.strict, card.first), []).append(card)
     names = {alike[0].key: " = ".join(dict.fromkeys(c.name for c in alike)) for alike in same.values()}
-    labels = told_apart(names | {CLEAN: CLEAN})  # no column may pass for the clean one
+    labels = told_apart(names | {CLEAN: CLEAN, "worst": "worst"})  # no column may pass for one of these
     heads = [Head(labels[alike[0].key], *what) for what, alike in same.items()]
     return sorted(heads, key=lambda h: (not h.strict, len(h.of), natural(h.name)))
 

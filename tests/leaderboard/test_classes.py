@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 
 import numpy as np
@@ -123,8 +124,8 @@ def test_a_fallen_image_of_which_no_other_class_is_recorded_is_counted_apart(sto
     ledger, _, _, _ = story
     site, _, row = of(ledger)
     labels = Labels.on(site.documents.datasets[0])
-    right = {i: i % CLASSES for i in range(N)}
-    found = confusion(row.evidence.exams["both"], row.evidence.clean, labels, N, lambda record: right)
+    right = np.arange(N) % CLASSES
+    found = confusion(row.evidence.exams["both"], row.evidence.clean, labels, N, lambda record, n: right)
     assert found.untold == N - row.evidence.columns["both"].standing
     assert sum(map(sum, found.counts)) == row.evidence.columns["both"].standing
 
@@ -178,11 +179,28 @@ def test_a_damaged_sidecar_is_left_out_and_not_fatal(story):
     for path in ledger.root.glob("*/*.safetensors"):
         path.write_bytes(b"damaged")
     with pytest.raises(MissingError, match="damaged"):
-        Sidecars(ledger).predicted(site.documents.records[0])
+        Sidecars(ledger).predicted(site.documents.records[0], N)
     (page,) = model_pages(site)
     assert b"What images were taken for" in whole.content and b"Robust accuracy over passes" in whole.content
     assert b"What images were taken for" not in page.content and b"Robust accuracy over passes" not in page.content
     assert b"Accuracy by class" in page.content
+
+
+def test_a_sidecar_that_is_no_sidecar_is_not_fatal_either(story):
+    """A file that has the hash it is named by, and holds nothing that can be read; and one with too few images."""
+    ledger, _, _, _ = story
+    for content in (b"not a tensor in sight", None):
+        writer = Evidenced(ledger, dataset=f"other {content}")
+        key = writer.cell("w", "clean@1()", range(9), [1]).parent.name
+        if content is None:
+            few = {name: np.zeros(3, np.int32) for name in ("predicted", "forwards", "backwards", "distance")}
+            images = ledger.put_images(key, few)
+        else:
+            images = hashlib.sha256(content).hexdigest()
+            (ledger.root / key / f"{images}.safetensors").write_bytes(content)
+        record = next(r for r in build(ledger).documents.records if r.key == key)
+        with pytest.raises(MissingError):
+            Sidecars(ledger).predicted(record.model_copy(update={"images": images}), N)
 
 
 def test_labels_that_are_no_classes_are_passed_over():

@@ -135,7 +135,7 @@ def test_fallen_images_beside_a_comparison_are_the_records(whole):
 
     site, found = whole
     section = site.board.sections[0]
-    path = f"compare/{PurePosixPath(site.board_of(section)).stem}.js"
+    path = site.path("compare", section.test, section.threat or "", section.condition).removesuffix(".html") + ".js"
     data = json.loads(found[path].decode().removeprefix("globalThis.compared = ").rstrip(";\n"))
     rows = {row.weights[:12]: row for row in section.rows}
     assert {m["id"] for m in data["models"]} == set(rows) and data["left_out"] == 0

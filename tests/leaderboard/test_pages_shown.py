@@ -72,11 +72,11 @@ def telling(site):
     """One page of each kind, the fullest."""
     section = attacked(site)
     row = next(r for r in section.rows if r.maker.defense == "part-trades")
-    name = Path(site.board_of(section)).name
+    key = (section.test, section.threat or "", section.condition)
     return {
         "model": site.path("model", row.net_key, row.weights), "attack": site.path("attack", "fgsm@1()"),
-        "data": site.path("data", section.test), "compare": f"compare/{name}", "plots": f"plots/{name}",
-        "method": "method.html",
+        "data": site.path("data", section.test), "method": "method.html",
+        "compare": site.path("compare", *key), "plots": site.path("plots", *key),
     }  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def placed(training, *, columns=("clean", "pgd-20", "aa"), threat=None, n=100, c
     heads = tuple(Head(name, (f"{name}@1()",)) for name in columns)
     row = Row(
         Maker(training.label, training.seed, "best", training), training.net_label, training.net, sha("w"), (),
-        dict.fromkeys(columns, number), number, Spent(), (), {}, Evidence(**evidence),
+        dict.fromkeys(columns, number), number, Spent(), (), {}, evidence=Evidence(**evidence),
     )  # fmt: skip
     threat = training.threat if threat is None else threat
     return Section(training.dataset, sha("t"), threat or None, condition, heads, "worst", (row,), (row,), 500), row

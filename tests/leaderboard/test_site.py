@@ -70,6 +70,8 @@ def test_every_page_is_valid_and_every_link_leads_to_a_file_of_the_site(demo, tm
         found = elements(page)
         ids = [e.get("id") for e in found if e.get("id")]
         assert len(ids) == len(set(ids)), page
+        sources = page.name == "method.html"  # it names papers, and a reader may go there
+        found = [e for e in found if not (sources and e.tag == "a" and e.get("href", "").startswith("https://"))]
         for address in [e.get(a) for e in found for a in ("src", "href") if e.get(a)]:
             assert not re.match("[a-z]+:|//", address) or address.startswith("data:"), (page, address)
             target, _, anchor = address.partition("#")
@@ -216,10 +218,17 @@ def test_hostile_names_change_nothing_but_text(writer, tmp_path, shift):
         return site
 
     def shape(site):
-        """The elements and attributes of each folder's pages; their order goes by their names."""
-        drop = {"data-col", "title", "value"}
+        """The elements and attributes of each folder's pages; their order goes by their names.
+
+        Not of commands, which names that would steer a terminal have none of, nor of names in drawings, where one
+        without room is left out.
+        """
+        drop, free = {"data-col", "title", "value"}, {"pre", "code", "{http://www.w3.org/2000/svg}text"}
         return sorted(
-            (str(p.parent.relative_to(site)), [(e.tag, sorted(set(e.attrib) - drop)) for e in elements(p)])
+            (
+                str(p.parent.relative_to(site)),
+                [(e.tag, sorted(set(e.attrib) - drop)) for e in elements(p) if e.tag not in free],
+            )
             for p in site.rglob("*.html")
         )
 
