@@ -56,9 +56,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 @click.group(cls=Group, context_settings=CONTEXT)
 @click.version_option(package_name="rampart-bench", prog_name="bench")
 def cli() -> None:
-    r"""Rampart: train a defense, attack it, record what fell, publish the board.
+    """Rampart: train a defense, attack it, record what fell, publish the board.
 
-    \b
+    \u0008
     bench run --defense part-trades --suite quick      (a minute on a CPU)
     bench run --defense at trades --dataset mnist --data DIR -n 1000
     """
@@ -198,9 +198,9 @@ def _write_reported(ledger: Ledger) -> None:
 @ledger_option
 @json_option
 def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, **options: Any) -> None:
-    r"""CI regression on robust accuracy: fails where a model is less robust than in the baseline.
+    """CI regression on robust accuracy: fails where a model is less robust than in the baseline.
 
-    \b
+    \u0008
     bench gate --record baseline.json                     keep what this ledger says
     bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
 
