@@ -55,29 +55,37 @@ def check(root: Path) -> set[int]:
     return found
 
 
+def ended(child: int) -> bool:
+    """Whether a writer has ended by itself; it is not reaped."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def main(root: Path, records: int, kills: int, seed: int) -> dict[str, int]:
-    """Kill one of the two, start it again, and so on; then let both end."""
+    """Kill one of the two, start it again, and so on, all over the writing; then let both end."""
     rng = random.Random(seed)
-    began = time.perf_counter()
-    write(root / "alone", 0, 20)
-    mean = (time.perf_counter() - began) / 20 * 2 * records / (kills + 1)  # so that the kills span the writing
-    shared, left, never = root / "shared", 0, 0
-    writers = [start(shared, side * records, records) for side in (0, 1)]
+    left = never = 0
+    root.mkdir(exist_ok=True)
+    writers = [start(root, side * records, records) for side in (0, 1)]
     for kill in range(kills):
+        due = (
+            0.9 * 2 * records * (kill + rng.random()) / kills
+        )  # when so many records are begun, whatever the clock says
+        while len(os.listdir(root)) < due and not all(map(ended, writers)):
+            time.sleep(rng.uniform(0, 0.001))
         side = rng.randrange(2)
-        time.sleep(rng.uniform(0, mean))
+        side = 1 - side if ended(writers[side]) else side
+        never += ended(writers[side])
         os.kill(writers[side], signal.SIGKILL)
-        _, status = os.waitpid(writers[side], 0)
-        never += os.WIFEXITED(status)  # it had ended before
-        left += len(list((shared / ".incoming").glob(".*.part")))
+        os.waitpid(writers[side], 0)
+        left += len(list((root / ".incoming").glob(".*.part")))
         if kill % max(1, kills // 20) == 0:
-            check(shared)
-        writers[side] = start(shared, side * records, records)
+            check(root)
+        writers[side] = start(root, side * records, records)
     codes = [os.waitpid(writer, 0)[1] for writer in writers]
-    during = len(list(shared.rglob("*.part")))
-    Ledger(shared).tidy()
-    found = check(shared)
-    files = [p for p in shared.rglob("*") if p.is_file()]
+    during = len(list(root.rglob("*.part")))
+    Ledger(root).tidy()
+    found = check(root)
+    files = [p for p in root.rglob("*") if p.is_file()]
     return {
         "exit_codes": sum(codes), "ended_before": never, "seen_unfinished": left, "left_at_the_end": during,
         "left_after_a_start": len([p for p in files if p.name.endswith(".part")]),
