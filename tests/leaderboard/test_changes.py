@@ -144,6 +144,13 @@ def test_a_time_that_is_none_is_counted_and_breaks_nothing(clock, tmp_path, made
     assert not [r for r in until(Documents.of(clock.ledger), "2026-10-01").records if r.made == made]
 
 
+def test_the_first_year_has_four_digits_too(clock):
+    first_day(clock)
+    clock.at("0001-01-02T00:00:00+00:00").cell("w", "clean@1()", range(4), [1], seed=1)
+    assert history(clock)[0]["date"] == "0001-01-02"
+    assert [e.findtext(ATOM + "updated") for e in entries(clock).iter(ATOM + "entry")][-1] == "0001-01-02T00:00:00Z"
+
+
 def test_a_record_counts_on_the_boards_that_it_is_part_of(clock):
     """Clean answers count under every threat; an attack's under its own; a minimum-norm attack's under its norm's."""
     first_day(clock)
