@@ -103,7 +103,7 @@ class Log:
             if made is None:
                 self.undated += 1
                 continue
-            day = f"{made:%Y-%m-%d}"
+            day = made.date().isoformat()
             counts = self.records if isinstance(source, Record) else self.trainings
             counts[day] = counts.get(day, 0) + 1
             near = {place: section for subject in subjects for place, section in boards.get(subject, ())}
@@ -189,4 +189,4 @@ def _name(*parts: str) -> str:
 
 
 def _time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

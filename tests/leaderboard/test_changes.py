@@ -13,7 +13,7 @@ import pytest
 from bench import Ledger, UsageError
 from leaderboard.changes import Log, feed, until
 from leaderboard.documents import Documents
-from leaderboard.site import build, publish
+from leaderboard.site import build, files
 from tests.leaderboard.conftest import Writer
 
 A = "a@1()"
@@ -52,11 +52,14 @@ def second_day(clock):
     clock.cell("v", A, range(4), [0, 1])
 
 
-def boards(folder):
-    return {
-        p.relative_to(folder): p.read_bytes()
-        for p in folder.rglob("*") if p.suffix in {".csv", ".md", ".tex", ".svg"} or p.name == "board.json"
-    }  # fmt: skip
+def made(ledger, as_of=""):
+    """Every file of a site, without a disk to wait for."""
+    return {file.path: file.content for file in files(build(ledger, as_of=as_of))}
+
+
+def boards(found):
+    kinds = (".csv", ".md", ".tex", ".svg", "board.json")
+    return {path: content for path, content in found.items() if path.endswith(kinds)}
 
 
 @pytest.mark.parametrize("as_of", ["2026-09-30", "2026-10-01T12:00Z", "2026-10-01T22:59:58-01:00", "0.1.0", "0.1.99"])
@@ -64,11 +67,10 @@ def test_the_board_as_it_was_is_the_board_of_the_records_made_until_then(clock, 
     first_day(clock)
     shutil.copytree(clock.ledger.root, tmp_path / "before")
     second_day(clock)
-    publish(clock.ledger, tmp_path / "then", as_of=as_of)
-    publish(Ledger(tmp_path / "before"), tmp_path / "was")
-    assert boards(tmp_path / "then") == boards(tmp_path / "was")
-    assert json.loads((tmp_path / "then" / "api/v1/index.json").read_text())["as_of"] == as_of
-    assert f"As of {as_of}." in (tmp_path / "then" / "index.html").read_text()
+    then, was = made(clock.ledger, as_of), made(Ledger(tmp_path / "before"))
+    assert boards(then) == boards(was) and len(boards(was)) == 6
+    assert json.loads(then["api/v1/index.json"])["as_of"] == as_of
+    assert f"As of {as_of}." in then["index.html"].decode()
 
 
 @pytest.mark.parametrize("as_of", ["2026-10-01", "2026-10-01T23:59:59", "0.2.0", "0.10", "9999-12-31"])
@@ -130,18 +132,25 @@ def test_the_feed_is_atom_and_an_entry_keeps_its_name(clock):
     assert "trades" in newest.findtext(ATOM + "summary") and before == {oldest.findtext(ATOM + "id")}
 
 
-@pytest.mark.parametrize("made", ["", "<script>", "2026-99-01", "x" * 1000, "0001-01-01T00:00:00+23:59", "\u202e"])
-def test_a_time_that_is_none_is_counted_and_breaks_nothing(clock, tmp_path, made):
+@pytest.mark.parametrize("when", ["", "<script>", "2026-99-01", "x" * 1000, "0001-01-01T00:00:00+23:59", "\u202e"])
+def test_a_time_that_is_none_is_counted_and_breaks_nothing(clock, when):
     first_day(clock)
-    clock.at(made)
+    clock.at(when)
     clock.cell("w", "b@1()", range(4))
     clock.training("odd", "u")
-    publish(clock.ledger, tmp_path / "site")
-    found = json.loads((tmp_path / "site/api/v1/history.json").read_text())
+    pages = made(clock.ledger)
+    found = json.loads(pages["api/v1/history.json"])
     assert found["undated"] == 2 and [d["date"] for d in found["days"]] == ["2026-09-30"]
-    ET.fromstring((tmp_path / "site/changes.atom").read_bytes())
-    assert "<script>" not in (tmp_path / "site/machines.html").read_text()
-    assert not [r for r in until(Documents.of(clock.ledger), "2026-10-01").records if r.made == made]
+    ET.fromstring(pages["changes.atom"])
+    assert b"<script>" not in pages["machines.html"]
+    assert not [r for r in until(Documents.of(clock.ledger), "2026-10-01").records if r.made == when]
+
+
+def test_the_first_year_has_four_digits_too(clock):
+    first_day(clock)
+    clock.at("0001-01-02T00:00:00+00:00").cell("w", "clean@1()", range(4), [1], seed=1)
+    assert history(clock)[0]["date"] == "0001-01-02"
+    assert [e.findtext(ATOM + "updated") for e in entries(clock).iter(ATOM + "entry")][-1] == "0001-01-02T00:00:00Z"
 
 
 def test_a_record_counts_on_the_boards_that_it_is_part_of(clock):
