@@ -157,7 +157,7 @@ def publish(ledger: str, site: str, n: int | None, as_json: bool) -> None:
 @replay_options
 @ledger_option
 @json_option
-def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, **options: Any) -> None:
+def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
     r"""CI regression on robust accuracy: fails where a model is less robust than in the baseline.
 
     \b
@@ -170,6 +170,7 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, *
     from bench.ledger import Ledger
     from bench.standing import Standings
 
+    replay = options.pop("replay")
     if bool(baseline) == bool(record):
         raise UsageError("give --baseline X to compare with, or --record FILE to write one")
     if as_json and options["github"]:
