@@ -63,7 +63,10 @@ class Audit:
 
 
 def audited(ledger: Ledger, column: str, model: str) -> list[Standing]:
-    """The standings of that column, of models whose name holds these words or whose weights begin so."""
+    """The standings of that column, of the model or defense of that name, or else of those that hold these words.
+
+    Weights may be named by the beginning of their hash.
+    """
     every = [s for s in Standings.of(ledger).every if s.question.threat]
     names = {name for s in every for name in s.column.split(" = ")}
     if not names:
@@ -73,7 +76,8 @@ def audited(ledger: Ledger, column: str, model: str) -> list[Standing]:
     if column and column not in names:
         raise UsageError(f"--column {column}: no such column is decided{nearest(column, names)}")
     found = [s for s in every if not column or column in s.column.split(" = ")]
-    kept = [s for s in found if not model or model in str(s.model) or s.weights.startswith(model)]
+    called = [s for s in found if model in (str(s.model), s.model.defense)]  # `at` alone, and not mail-at too
+    kept = called or [s for s in found if model in str(s.model) or s.weights.startswith(model)]
     if not kept:
         models = sorted({str(s.model) for s in found})
         raise UsageError(f"--model {model}: no model with that column is called so{nearest(model, models)}")

@@ -197,7 +197,7 @@ def _write_reported(ledger: Ledger) -> None:
 @replay_options
 @ledger_option
 @json_option
-def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, **options: Any) -> None:
+def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
     """CI regression on robust accuracy: fails where a model is less robust than in the baseline.
 
     \u0008
@@ -211,6 +211,7 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, replay: bool, *
     from bench.ledger import Ledger
     from bench.standing import Standings
 
+    replay = options.pop("replay")
     if bool(baseline) == bool(record):
         raise UsageError("give --baseline X to compare with, or --record FILE to write one")
     if as_json and options["github"]:

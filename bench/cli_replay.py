@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.console import print_json, prints_aside, say
+from bench.errors import UsageError
 
 if TYPE_CHECKING:
     from bench.standing import Standings
@@ -26,6 +27,8 @@ def gate(
     from bench.report import print_rich, reporter
     from bench.verify import Datasets
 
+    if options.get("sequential"):
+        raise UsageError("--replay settles what it can at once, --sequential as images come; give one of them")
     rules = Rules(**{f.name: options[f.name] for f in fields(Rules) if f.name in options})
     chosen = pick_device(device)
     files = tuple(str(Path(f).resolve()) for f in plugin)

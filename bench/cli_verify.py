@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.console import print_json, prints_aside, say
-from bench.errors import UsageError
+from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
     Number,
@@ -72,13 +72,20 @@ def verify(x: str, *, attest: bool, by: str, as_json: bool, **options: Any) -> N
             place, verification.Datasets(place, options["datasets"]), prefix=prefix,
             tell=lambda done, of, one: report.line(f"{done:,} of {of:,} records; {one}"),
         )  # fmt: skip
-        new = sum(verification.attest(place, c, by) for c in answers if attest and not packed and c.holds)
+        new, unwritten = 0, None
+        try:
+            for held in (c for c in answers if attest and not packed and c.holds):
+                new += verification.attest(place, held, by)
+        except RampartError as error:  # what was found is said all the same
+            unwritten = error
     if not answers:
         raise UsageError(f"there are no records in {x or options['ledger']}; bench run makes some")
     seconds = time.perf_counter() - started
     if as_json:
         print_json(_document(answers, seconds, new))
     _say_answers(answers, seconds)
+    if unwritten and not any(c.faults for c in answers):
+        raise unwritten
     sys.exit(5 if any(c.faults for c in answers) else 4 if any(c.missing for c in answers) else 0)
 
 
@@ -93,7 +100,7 @@ def verify(x: str, *, attest: bool, by: str, as_json: bool, **options: Any) -> N
     "--model",
     default="",
     metavar="TEXT",
-    help="only models with this in their name, or in front of their weights' hash",
+    help="a model's or a defense's name, a part of it, or the beginning of its weights' hash; default: all",
 )
 @option("--attack", "attacks", multiple=True, type=Recipes(), metavar="RECIPE…", default=AUDITORS, show_default=True,
         help="what they are attacked with, one after the other")  # fmt: skip

@@ -67,6 +67,14 @@ def test_the_command(bench, here):
     assert audited(here.ledger, "slow", "seed 1") == [one]  # the column is what it was
 
 
+def test_whose_survivors(here):
+    """A whole name is that model alone, a part of it all that have it, the beginning of a hash its weights."""
+    both = audited(here.ledger, "slow", "quick")
+    assert [s.model.seed for s in both] == [0, 1] == [s.model.seed for s in audited(here.ledger, "slow", "qui")]
+    assert audited(here.ledger, "slow", "quick on tiny seed 1") == audited(here.ledger, "slow", both[1].weights[:9])
+    assert [s.model.seed for s in audited(here.ledger, "slow", "")] == [0, 1]
+
+
 def test_a_stronger_attack_is_seen(bench, here):
     """At the same threat a minimum-norm attack that takes all survivors of a weak column: the bound is 100 %."""
     words = ("audit", "--plugin", str(TINY), "--column", "slow", "--images", "500", "--beacon", "y", "--json")

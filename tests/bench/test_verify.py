@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.answer import Question
-from bench.errors import UsageError
+from bench.errors import IncompleteError, UsageError
 from bench.executors import Inline
 from bench.records import Record, VerificationRecord
 from bench.request import resolve
@@ -251,6 +251,19 @@ def test_every_other_file_still_counts(bench, here):
     found = json.loads(bench("verify", "--plugin", str(TINY), "--json").stdout)
     assert (found["hold"], found["attested"], [f["record"] for f in found["faults"]]) == (5, 5, [path(here, one).stem])
     assert tiers(here.ledger)[one.key] == "measured"
+
+
+def test_a_ledger_that_cannot_be_written(bench, here, monkeypatch):
+    """What was found is said all the same, and then why nothing was attested: exit code 4."""
+
+    def full(_path, _content):
+        raise IncompleteError("cannot write: the disk is full")
+
+    monkeypatch.setattr("bench.ledger.write_once", full)
+    done = bench("verify", "--plugin", str(TINY), "--json")
+    assert (done.returncode, json.loads(done.stdout)["hold"], json.loads(done.stdout)["attested"]) == (4, 6, 0)
+    assert "the disk is full" in done.stderr
+    assert bench("verify", "--plugin", str(TINY), "--no-attest").returncode == 0
 
 
 def test_safetensors_that_are_none(bench, here):
