@@ -120,7 +120,7 @@ def test_what_cannot_be_written_is_said_and_the_first_page_stays_as_it_was(write
     writer.cell("w", "clean@1()", range(4))
     (tmp_path / "boards").write_text("a file")
     (tmp_path / "index.html").write_text("as it was")
-    with pytest.raises(IncompleteError, match="cannot write .*boards"):
+    with pytest.raises(IncompleteError, match=r"cannot write .*boards"):
         publish(writer.ledger, tmp_path)
     assert (tmp_path / "index.html").read_text() == "as it was"
     assert not list(tmp_path.rglob("*.part"))
