@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, read_document
-    from bench.stats import binomial_tail, wilson
+    from bench.stats import binomial_tail, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -109,6 +109,7 @@ __all__ = [
     "net",
     "per_image_sum",
     "read_document",
+    "student_quantile",
     "unpack",
     "wilson",
     "workshop",
@@ -134,7 +135,7 @@ _HOMES = {
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord read_document",
-        "stats": "binomial_tail wilson",
+        "stats": "binomial_tail student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",
