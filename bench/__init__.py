@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         read_document,
     )
     from bench.registry import split_list, split_recipe
-    from bench.stats import binomial_tail, holm, wilson
+    from bench.stats import binomial_tail, holm, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -133,6 +133,7 @@ __all__ = [
     "read_document",
     "split_list",
     "split_recipe",
+    "student_quantile",
     "tiers",
     "unpack",
     "wilson",
@@ -161,7 +162,7 @@ _HOMES = {
         "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
         " TrainingRecord VerificationRecord read_document",
         "registry": "split_list split_recipe",
-        "stats": "binomial_tail holm wilson",
+        "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "trust": "Tier tiers",
