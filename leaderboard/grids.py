@@ -87,7 +87,7 @@ def corruptions(name: str, cells: Mapping[str, Mapping[int, tuple[int, int]]]) -
     )
     title = "Clean accuracy under corruptions, by severity, %"
     size = left + width * len(columns) + 8, 26 + height * len(cells)
-    return Plot(name, svg(name, title, said, *size, *inside), title, ("corruption", *columns), tuple(rows), wide=True)
+    return Plot(name, svg(name, title, said, *size, *inside), title, ("corruption", *columns), tuple(rows))
 
 
 def _cell(x: float, y: float, width: float, height: float, value: float | None) -> str:
