@@ -157,7 +157,7 @@ def _places(text: bytes) -> Images | None:
     return Images.of(int.from_bytes(np.packbits(bits, bitorder="little").tobytes(), "little"))
 
 
-_ascending = lru_cache(maxsize=64)(_places)  # what was asked, several attacks in turn were asked
+_ascending = lru_cache(maxsize=1 << 13)(_places)  # single attacks are asked about the same images, those that stand
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup, escape
+
 from leaderboard.rows import Head, Row, Section
 from leaderboard.seeds import Group, Spread
-from leaderboard.words import printable
+from leaderboard.words import percent, printable
 
 if TYPE_CHECKING:
     from leaderboard.arithmetic import Number
@@ -65,9 +67,64 @@ class Drawn:
         """The classes of its cells."""
         return f"number k{self.place}" + (" summary" if self.summary else "")
 
+    def cell(self, x: Number | Spread | None, n: int, marked: bool) -> Markup:
+        """A number with its interval, as a cell; n: the most images of its line, marked: whether with its marks.
+
+        Not a template: a board may have a hundred thousand of these, and all but the label are numbers.
+        """
+        label = f'data-label="{escape(self.label)}"'
+        if x is None:
+            plot = '<span class="plot" aria-hidden="true"></span>' if marked else ""
+            return Markup(  # noqa: S704 - likewise
+                f'<td class="{self.style} absent" {label} data-sort="">{plot}<span class="text">–</span></td>'
+            )
+        low, high = x.interval
+        shown = f"≤ {percent(x.accuracy)}" if x.bound else percent(x.accuracy)
+        style = self.style + (" bound" if x.bound else "") + (" off" if 100 * x.accuracy < self.scale.low else "")
+        return Markup(  # noqa: S704 - the label is escaped, the rest are numbers
+            f'<td class="{style}" {label} data-sort="{"" if x.bound else f"{x.accuracy:.6g}"}">'
+            f'{_plot(x, low, high) if marked else ""}<span class="text"><span class="accuracy">{shown}</span> '
+            f"<small>{_said(x, low, high)}</small>{_few(x, n)}</span></td>"
+        )
+
     def of(self, line: Row | Group) -> Number | Spread | None:
         """What it says of a line."""
         return line.summary if self.summary else line.numbers.get(self.head.name)
+
+
+def _plot(x: Number | Spread, low: float, high: float) -> str:
+    """The marks, in percent; the class k0, k1, … of the cell places them on the column's scale."""
+    at = f"{100 * x.accuracy:.2f}"
+    if x.bound:
+        interval = f"M0,.5H{at}"
+    elif isinstance(x, Spread):
+        interval = f"M{100 * low:.2f},.1H{100 * high:.2f}V.9H{100 * low:.2f}z"
+    else:
+        interval = f"M{100 * low:.2f},.5H{100 * high:.2f}"
+    return (
+        '<span class="plot" aria-hidden="true"><svg viewBox="0 0 100 1" preserveAspectRatio="none">'
+        f'<path class="iv" d="{interval}"/><path class="at" d="M{at},0v1"/></svg></span>'
+    )
+
+
+def _said(x: Number | Spread, low: float, high: float) -> str:
+    """What stands below a number."""
+    if isinstance(x, Spread):
+        return f"{x.decided} of {x.seeds} decided" if x.bound else f"sd {percent(x.sd or 0.0)}"
+    return "undecided" if x.bound else f"{percent(low)}–{percent(high)}"
+
+
+def _few(x: Number | Spread, n: int) -> str:
+    """On how many images it is, where these are fewer than others of its line."""
+    if isinstance(x, Spread):
+        if x.n == n == x.most:
+            return ""
+        said = f"n {x.n:,}" + (f"–{x.most:,}" if x.most != x.n else "")
+    else:
+        if x.n == n and not x.partial:
+            return ""
+        said = ("partial, " if x.partial else "") + f"n {x.n:,}"
+    return f' <small class="few">{said}</small>'
 
 
 def drawn(section: Section) -> list[Drawn]:

@@ -13,6 +13,7 @@ import sys
 import html5lib
 import pytest
 
+from bench import IncompleteError
 from leaderboard.scales import Scale
 from leaderboard.shell import slug
 from leaderboard.site import publish
@@ -114,6 +115,17 @@ def test_what_an_earlier_publish_wrote_goes_and_what_others_put_there_stays(writ
     (site / "files.json").write_text("{")
     publish(writer.ledger, site)
     assert "no records" in (site / "index.html").read_text()
+
+
+def test_what_cannot_be_written_is_said_and_the_first_page_stays_as_it_was(writer, tmp_path):
+    """A file where a folder must be: the error names it, and index.html is not touched."""
+    writer.cell("w", "clean@1()", range(4))
+    (tmp_path / "boards").write_text("a file")
+    (tmp_path / "index.html").write_text("as it was")
+    with pytest.raises(IncompleteError, match=r"cannot write .*boards"):
+        publish(writer.ledger, tmp_path)
+    assert (tmp_path / "index.html").read_text() == "as it was"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_one_board_is_the_first_page_and_lies_in_its_place_too(writer, tmp_path):
