@@ -29,7 +29,6 @@ class Plot:
     rows: tuple[tuple[str, ...], ...]
     legend: tuple[tuple[str, str], ...] = ()  # class of the curve, and its name
     note: str = ""
-    wide: bool = False
 
 
 def tag(name: str, *inside: str, **attributes: object) -> str:
@@ -46,13 +45,16 @@ def _text(value: object) -> str:
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def svg(name: str, title: str, said: str, width: float, height: float, *inside: str) -> str:
-    """A whole drawing, which a reader who does not see it is told in words; `name` is its id on the page."""
+def svg(name: str, title: str, said: str, width: float, height: float, *inside: str, shown: float = 0) -> str:
+    """A whole drawing, which a reader who does not see it is told in words; `name` is its id on the page.
+
+    shown: how wide it is on a desk, where that is not its own width; on a phone it is as wide as the page.
+    """
     return tag(
         "svg",
         tag("title", escape(printable(title)), id=f"{name}-t"), tag("desc", escape(printable(said)), id=f"{name}-d"),
         *inside, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_labelledby=f"{name}-t",
-        aria_describedby=f"{name}-d", width=f"{width:g}",
+        aria_describedby=f"{name}-d", width=f"{shown or width:g}",
     )  # fmt: skip
 
 

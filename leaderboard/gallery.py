@@ -1,4 +1,4 @@
-"""The plots of each board: accuracy against robustness, and what robustness costs in training."""
+"""The plots of each board: accuracy against robustness, what robustness costs in training, and over eps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from leaderboard.curves import Figure, figures
 from leaderboard.drawing import Plot
-from leaderboard.plots import Point, clean_and_robust, cost_and_robust
+from leaderboard.plots import Curve, Point, clean_and_robust, cost_and_robust, over_eps
 from leaderboard.rows import CLEAN, Row, Section, place
 from leaderboard.seeds import Group
 from leaderboard.shell import File, Site
@@ -45,7 +46,7 @@ class Gallery:
 
     @cached_property
     def plots(self) -> list[Plot]:
-        """Accuracy against robustness, and robustness over training time, where there are two points or more."""
+        """Accuracy against robustness, robustness over training time, both of two points or more, and over eps."""
         drawn = []
         points = [p for line in self.section.lines if (p := self._point(line)) is not None]
         if len(points) > 1:
@@ -53,7 +54,13 @@ class Gallery:
         timed = [p for line in self.section.lines if (p := self._timed(line)) is not None]
         if len({p.x for p in timed}) > 1:
             drawn.append(cost_and_robust("cost", timed, self.column))
-        return drawn
+        return drawn + [self._eps(place, figure) for place, figure in enumerate(figures(self.section))]
+
+    def _eps(self, place: int, figure: Figure) -> Plot:
+        """The curves of one minimum-norm attack, of the best lines that have one."""
+        curves = [Curve(named(row), tuple(curve.points(figure.end))) for row, curve, _ in figure.lines]
+        title = f"Robust accuracy over eps, by the distances of {figure.name}"
+        return over_eps(f"eps{place}", curves, figure.eps, figure.end, self.section.threat or "", title)
 
     def _point(self, line: Row | Group) -> Point | None:
         clean, robust = line.numbers.get(CLEAN), number(line, self.section, self.column)

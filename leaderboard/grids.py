@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from leaderboard.drawing import LETTER, Axis, Plot, cut, svg, tag, text
-from leaderboard.words import percent
+from leaderboard.words import natural, percent
 
 if TYPE_CHECKING:
     from leaderboard.classes import Confusion, Share
@@ -61,12 +61,12 @@ def _worded(share: Share) -> str:
     return f"{cut(share.name)} {percent(share.accuracy)} %"
 
 
-def corruptions(name: str, cells: Mapping[str, Mapping[int, tuple[int, int]]]) -> Plot:
+def corruptions(name: str, cells: Mapping[str, Mapping[str, tuple[int, int]]]) -> Plot:
     """The heat map of corruption and severity: how many percent stand; cells are (standing, asked)."""
-    severities = sorted({s for row in cells.values() for s in row})
+    severities = sorted({s for row in cells.values() for s in row}, key=natural)
     left = min(190.0, 12 + LETTER * max(len(cut(c)) for c in cells))
     width, height = 46.0, 24.0
-    columns = [*map(str, severities), "mean"]
+    columns = [*(cut(s, 6) for s in severities), "mean"]
     inside = [text(left + width * (i + 0.5), 14, c, "middle") for i, c in enumerate(columns)]
     rows, means = [], {}
     for place, (corruption, found) in enumerate(cells.items()):
@@ -87,7 +87,7 @@ def corruptions(name: str, cells: Mapping[str, Mapping[int, tuple[int, int]]]) -
     )
     title = "Clean accuracy under corruptions, by severity, %"
     size = left + width * len(columns) + 8, 26 + height * len(cells)
-    return Plot(name, svg(name, title, said, *size, *inside), title, ("corruption", *columns), tuple(rows), wide=True)
+    return Plot(name, svg(name, title, said, *size, *inside), title, ("corruption", *columns), tuple(rows))
 
 
 def _cell(x: float, y: float, width: float, height: float, value: float | None) -> str:

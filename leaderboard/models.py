@@ -183,11 +183,12 @@ def settings(recipe: str) -> list[tuple[str, str]]:
     return [(name, repr(value)) for name, value in sorted(found.items())]
 
 
-def _heat(row: Row) -> dict[str, dict[int, tuple[int, int]]]:
-    found: dict[str, dict[int, tuple[int, int]]] = {}
+def _heat(row: Row) -> dict[str, dict[str, tuple[int, int]]]:
+    """Standing and asked by corruption and severity, which is text, for a record may hold any."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
     for condition, counts in sorted(row.evidence.conditions.items(), key=lambda c: natural(c[0])):
         name, _, severity = condition.rpartition(":")
-        found.setdefault(short(name).removeprefix(OFFICIAL), {})[int(severity)] = counts
+        found.setdefault(short(name or condition).removeprefix(OFFICIAL), {})[severity] = counts
     return found
 
 
@@ -219,6 +220,11 @@ class Exam:
         """The classes of the test images, where a card tells."""
         return self.model.labels.get(self.section.test)
 
+    @property
+    def few(self) -> bool:
+        """Whether there are so few classes that each has its place on the page."""
+        return self.labels is not None and len(self.labels.names) <= MANY
+
     @cached_property
     def tallies(self) -> list[tuple[str, Tally]]:
         """Each attack's work, the costliest first."""
@@ -237,7 +243,7 @@ class Exam:
     def classes(self) -> Plot | None:
         """Accuracy by class, clean and attacked; None where there are too many classes, or nothing is known of them."""
         shares = self.shares
-        if not self.model.detailed or not shares or len(self.labels.names if self.labels else ()) > MANY:
+        if not self.model.detailed or not shares or not self.few:
             return None
         robust = shares.get(self.column) or shares.get(CLEAN)
         return by_class(f"{self.id}-classes", shares.get(CLEAN, []), robust, self.column or CLEAN) if robust else None

@@ -11,6 +11,7 @@ from leaderboard.drawing import Axis, Box, Plot, cut, frame, labelled, path, per
 from leaderboard.words import amount, duration, percent
 
 POINTS = 300  # that a plot holds
+WIDTH, HEIGHT, SHOWN = 480, 350, 560  # of a plot of points; on a desk it is drawn larger
 STYLES = 6  # of curves, told apart by colour and dash
 MINUTE, HOUR, DAY = 60, 3600, 86400
 TIMES = (
@@ -56,7 +57,7 @@ def front(points: Sequence[Point], *, less: bool = False) -> list[Point]:
 def clean_and_robust(name: str, points: Sequence[Point], summary: str) -> Plot:
     """Accuracy against robustness with intervals, and the Pareto front."""
     drawn = _chosen(points)
-    across = percents([100 * v for p in drawn for v in p.across], 40, 620)
+    across = percents([100 * v for p in drawn for v in p.across], 40, WIDTH - 10)
     best = front(points)
     return _scatter(
         name, f"Clean accuracy and {summary}", points, drawn, best, across, [f"{v:g}" for v in across.ticks],
@@ -68,7 +69,7 @@ def cost_and_robust(name: str, points: Sequence[Point], summary: str) -> Plot:
     """Robustness over the time that a training took."""
     drawn = _chosen([p for p in points if p.x > 0])
     low, high = min((p.x for p in drawn), default=1.0), max((p.x for p in drawn), default=10.0)
-    across = Axis(low / 1.25, high * 1.25, 40, 620, log=True, marked=_times(low / 1.25, high * 1.25))
+    across = Axis(low / 1.25, high * 1.25, 40, WIDTH - 10, log=True, marked=_times(low / 1.25, high * 1.25))
     best = front(drawn, less=True)
     return _scatter(
         name, f"Training time and {summary}", points, drawn, best, across, [duration(v) for v in across.ticks],
@@ -97,12 +98,12 @@ def _scatter(
     name: str, title: str, points: Sequence[Point], drawn: Sequence[Point], best: Sequence[Point], across: Axis,
     marks: Sequence[str], names: tuple[str, str], x_of: Callable[[Point], float], said: Callable[[Point], str],
 ) -> Plot:  # fmt: skip
-    up = percents([100 * v for p in drawn for v in ((p.y,) if p.bound else p.up)], 340, 30)
+    up = percents([100 * v for p in drawn for v in ((p.y,) if p.bound else p.up)], HEIGHT - 40, 30)
     places = {id(p): (across.at(x_of(p)), up.at(100 * p.y)) for p in drawn}
     on_front = _stairs([places[id(p)] for p in best if id(p) in places], down=not across.log)
     shown = [*(p for p in best if id(p) in places), *(p for p in drawn if p not in best)]
     listed = sorted(points, key=lambda p: (-p.y, -p.x, p.name))[: 2 * POINTS]
-    labels = labelled([(*places[id(p)], cut(p.name)) for p in shown], Box(across.start, 20, 640, up.start - 2))
+    labels = labelled([(*places[id(p)], cut(p.name)) for p in shown], Box(across.start, 20, WIDTH, up.start - 2))
     inside = [
         *frame(across, up, names, (marks, [f"{v:g}" for v in up.ticks])),
         *(_whiskers(p, places[id(p)], across, up, x_of) for p in drawn),
@@ -120,12 +121,12 @@ def _scatter(
         else ""
     )
     return Plot(
-        name, svg(name, title, words, 640, 380, *inside), title, ("model", names[0].partition(",")[0], names[1]),
+        name, svg(name, title, words, WIDTH, HEIGHT, *inside, shown=SHOWN), title,
+        ("model", names[0].partition(",")[0], names[1]),
         tuple((p.name, said(p), ("≤ " if p.bound else "") + _interval(p.y, None if p.bound else p.up)) for p in listed),
         (("best", "on the Pareto front: no other model is better in both"), ("", "other models"))
         + ((("bound", "an upper bound"),) if any(p.bound for p in drawn) else ()),
         f"{left_out}{nameless}Lines through a point are 95 % intervals, of several seeds one standard deviation.",
-        wide=True,
     )  # fmt: skip
 
 

