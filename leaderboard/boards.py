@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from leaderboard.arithmetic import Number
 from leaderboard.curves import SIZE, Figure, figures
 from leaderboard.document import document
-from leaderboard.facts import DIVISIONS, TIERS, division, tier
+from leaderboard.facts import DIVISIONS, TIERS, division
 from leaderboard.offers import offer
 from leaderboard.ranks import ranks
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Row, Section
@@ -116,7 +116,7 @@ def _lines(section: Section) -> list[Line]:
     """The lines of a section, the best first, with their ranks."""
     return [
         Line(
-            line, rank, division(line.rows[0] if isinstance(line, Group) else line), tier(line.records),
+            line, rank, division(line.rows[0] if isinstance(line, Group) else line), line.tier,
             line.rows if isinstance(line, Group) else (), place < MARKED,
         )
         for place, (line, rank) in enumerate(zip(section.lines, ranks(section.lines), strict=True))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from bench import (
     TableCard,
     ThreatModel,
     TrainingRecord,
+    VerificationRecord,
 )
 from leaderboard.reading import read_all
 
@@ -41,6 +43,7 @@ class Documents:
     tables: tuple[TableCard, ...] = ()
     reported: tuple[ReportedCard, ...] = ()
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
+    verified: frozenset[str] = frozenset()  # cells all of whose records were recounted, and held
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
 
     @classmethod
@@ -68,8 +71,19 @@ class Documents:
             tuple(kept.get(TableCard, ())),
             tuple(kept.get(ReportedCard, ())),
             distances,
+            _verified(ledger, kept.get(Record, ()), kept.get(VerificationRecord, ())),
             tuple(damaged),
         )
+
+
+def _verified(ledger: Ledger, records: Iterable[Record], said: Iterable[VerificationRecord]) -> frozenset[str]:
+    """The cells that have as many recounted records as they have records."""
+    recounted: dict[str, set[str]] = {}
+    for note in said:
+        if (ledger.root / note.key / f"{note.record}.json").exists():
+            recounted.setdefault(note.key, set()).add(note.record)
+    counts = Counter(record.key for record in records if record.key in recounted)
+    return frozenset(key for key, files in recounted.items() if len(files) == counts[key])
 
 
 @lru_cache(maxsize=4096)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.words import name_of
 
 if TYPE_CHECKING:
-    from bench import Record
     from leaderboard.rows import Row
 
 # Defenses whose weights were trained elsewhere: on which images nobody recorded.
@@ -38,9 +36,3 @@ def division(row: Row) -> str:
     if training is None or name_of(training.defense) in ELSEWHERE:
         return "unknown training"
     return "extra data" if _EXTRA.search(training.defense) else "closed"
-
-
-def tier(records: Sequence[Record]) -> str:
-    """How far the numbers of these records were checked: a key of TIERS."""
-    del records
-    return "measured"

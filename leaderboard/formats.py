@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.arithmetic import Number
-from leaderboard.facts import division, tier
+from leaderboard.facts import division
 from leaderboard.rows import Row, Section
 from leaderboard.seeds import Group, Spread
 from leaderboard.words import percent, printable
@@ -64,7 +64,7 @@ def _facts(row: Row) -> list[object]:
     return [
         made.defense, row.net, t.dataset if t else None, (t.threat or None) if t else None, made.seed,
         made.which or None, row.weights, t.parameters if t else None, t.macs if t else None,
-        t.cost.seconds if t else None, division(row), tier(row.records), row.spent.forwards, row.spent.backwards,
+        t.cost.seconds if t else None, division(row), row.tier, row.spent.forwards, row.spent.backwards,
         row.spent.seconds,
         "; ".join(d.text for d in row.doubts) or None, "; ".join(row.notes) or None,
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from leaderboard import api, badges, formats, parity
 from leaderboard.api import FOLDER
 from leaderboard.arithmetic import Spent
 from leaderboard.changes import Log, feed
-from leaderboard.facts import division, tier
+from leaderboard.facts import division
 from leaderboard.offers import ENDINGS, bibtex, identity, ways
 from leaderboard.parity_pages import tables
 from leaderboard.reported import newest
@@ -125,7 +125,7 @@ def _row(site: Site, section: Section, row: Row, rank: list[int] | None) -> api.
         made.defense, row.net, row.net_key, row.weights, made.which or None, made.seed, t.key if t else None,
         (t.threat or None) if t else None, t.dataset if t else None, t.parameters if t else None,
         t.macs if t else None, t.cost.seconds if t else None, division(row),
-        tier(row.records), rank,
+        row.tier, rank,
         {name: _result(x) for name, x in row.numbers.items()}, _result(row.summary) if row.summary else None,
         _cost(row.spent), [api.Doubted(d.text, list(d.attacks)) for d in row.doubts], list(row.notes),
         f"{FOLDER}/models/{_model_id(site, row.net_key, row.weights)}.json", badge_of(section, row),

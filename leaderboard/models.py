@@ -13,7 +13,7 @@ from leaderboard.classes import MANY, Confusion, Labels, Share, confusion, order
 from leaderboard.curves import Curve as Distances
 from leaderboard.drawing import Plot
 from leaderboard.evidence import WORST
-from leaderboard.facts import DIVISIONS, TIERS, division, tier
+from leaderboard.facts import DIVISIONS, TIERS, division
 from leaderboard.grids import by_class, confusions, corruptions
 from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
@@ -92,7 +92,7 @@ class Model:
     @property
     def tier(self) -> tuple[str, str]:
         """How far its numbers were checked, and what that means."""
-        found = tier([record for _, row in self.places for record in row.records])
+        found = min(row.tier for _, row in self.places)  # measured comes before verified
         return found, TIERS[found]
 
     @property

@@ -61,6 +61,7 @@ class Row:
     records: tuple[Record, ...] = ()  # all that it rests on
     evidence: Evidence = field(default_factory=Evidence, compare=False)  # follows from the same records
     spoilt: tuple[Images, ...] = ()  # where its summary is a mean: what fell under each condition, if all are known
+    tier: str = "measured"  # or verified, where all its records were recounted
 
     @cached_property
     def n(self) -> int:

@@ -88,6 +88,11 @@ class Group:
         return tuple(record for row in self.rows for record in row.records)
 
     @property
+    def tier(self) -> str:
+        """That of the row that was checked least."""
+        return min(row.tier for row in self.rows)  # measured comes before verified
+
+    @property
     def weights(self) -> str:
         """Its first row's, which only serve to put groups in order."""
         return self.rows[0].weights

@@ -74,6 +74,7 @@ class _Library:
         labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
         self.cards = documents.columns
+        self.verified = documents.verified
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
         asked = {(e.test, e.threat) for e in documents.exams} | {(p.test, p.threat) for p in self.cells if p.threat}
         for test, threat in asked:
@@ -168,6 +169,7 @@ class _Library:
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
         known = {head: number for head, number in numbers.items() if number is not None}
+        tier = "verified" if self.verified.issuperset(r.key for r in records) else "measured"
         makers = self.makers.get((net, weights), [Maker(weights[:12])])
         fit = sorted(makers, key=lambda m: m.training is not None and m.training.threat not in (threat, ""))
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
@@ -177,7 +179,7 @@ class _Library:
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
                 (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
-                evidence or Evidence(), spoilt=spoilt,
+                evidence or Evidence(), spoilt, tier,
             )  # fmt: skip
 
 
