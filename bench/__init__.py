@@ -61,7 +61,6 @@ if TYPE_CHECKING:
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
-    from bench.trust import Tier, tiers
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
 
@@ -107,7 +106,6 @@ __all__ = [
     "TableCard",
     "TableColumn",
     "ThreatModel",
-    "Tier",
     "TrainJob",
     "Training",
     "TrainingError",
@@ -134,7 +132,6 @@ __all__ = [
     "split_list",
     "split_recipe",
     "student_quantile",
-    "tiers",
     "unpack",
     "wilson",
     "workshop",
@@ -165,7 +162,6 @@ _HOMES = {
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
-        "trust": "Tier tiers",
         "training": "Mode TrainJob frozen",
         "victim": "Model",
         "zoo": "Finding Published Zoo",

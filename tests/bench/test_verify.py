@@ -13,8 +13,9 @@ from bench.executors import Inline
 from bench.records import Record, VerificationRecord
 from bench.request import resolve
 from bench.run import run
-from bench.trust import tiers, worst
 from bench.verify import Datasets, attest, verify
+from leaderboard.documents import Documents
+from leaderboard.table import table
 from tests.bench.conftest import ASK
 from tests.bench.test_ledger import keyed
 from tests.conftest import TINY
@@ -69,14 +70,14 @@ def test_true_records_hold(here):
     for c in answers:
         assert c.images == c.forwards == len(c.record.asked if c.record.threat is None else c.record.fell) > 0
     assert any(c.rounded for c in answers)
-    assert set(tiers(here.ledger).values()) == {"measured"}
+    assert not Documents.of(here.ledger).verified
     first = answers[0]
     assert attest(here, first, "me") and not attest(here, first, "me")
     (said,) = here.ledger.of(first.record.key, VerificationRecord)
     assert (said.record, said.images, said.by) == (path(here, first.record).stem, first.images, "me")
-    known = tiers(here.ledger)
-    assert (known.pop(first.record.key), set(known.values())) == ("verified", {"measured"})
-    assert worst(["verified", "measured"]) == "measured" and worst(["verified"]) == "verified"
+    assert Documents.of(here.ledger).verified == {first.record.key}
+    (section,) = table(here.ledger).sections
+    assert {row.tier for row in section.rows} == {"measured"}  # not all of its records are
 
 
 def test_the_command(bench, here):
@@ -87,7 +88,8 @@ def test_the_command(bench, here):
     assert (found["records"], found["hold"], found["attested"], found["faults"]) == (6, 6, 6, [])
     again = json.loads(bench("verify", "ledger", "--plugin", str(TINY), "--json").stdout)
     assert (again["hold"], again["attested"]) == (6, 6)  # by nobody in particular, this time
-    assert set(tiers(here.ledger).values()) == {"verified"}
+    assert Documents.of(here.ledger).verified == {path.parent.name for path in here.ledger.root.glob("*/*.safetensors")}
+    assert {row.tier for section in table(here.ledger).sections for row in section.rows} == {"verified"}
     one = json.loads(bench("verify", record(here, "slow").key[:10], "--plugin", str(TINY), "--json").stdout)
     assert (one["records"], one["hold"]) == (1, 1)
     assert bench("verify", "nowhere").returncode == bench("verify", "0123456789").returncode == 2
@@ -250,13 +252,13 @@ def test_every_other_file_still_counts(bench, here):
     flip(here.store.path(one.bundle))
     found = json.loads(bench("verify", "--plugin", str(TINY), "--json").stdout)
     assert (found["hold"], found["attested"], [f["record"] for f in found["faults"]]) == (5, 5, [path(here, one).stem])
-    assert tiers(here.ledger)[one.key] == "measured"
+    assert one.key not in Documents.of(here.ledger).verified
 
 
 def test_a_ledger_that_cannot_be_written(bench, here, monkeypatch):
     """What was found is said all the same, and then why nothing was attested: exit code 4."""
 
-    def full(_path, _content):
+    def full(_path, *_content):
         raise IncompleteError("cannot write: the disk is full")
 
     monkeypatch.setattr("bench.ledger.write_once", full)
