@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from leaderboard import boards
 from leaderboard.documents import Documents
 from leaderboard.folder import clear, write_all
+from leaderboard.reading import no_sweeps
 from leaderboard.shell import HERE, File, Site, assets
 from leaderboard.table import board_of
 
@@ -47,18 +49,24 @@ def publish(ledger: Ledger, folder: Path, first: int = 0) -> Site:
     site = build(ledger, first)
     # The boards come first: index.html is theirs.
     parts = [partial(module.pages, site) for module in MODULES]
-    written = write_all(folder, [*parts, assets], two=len(site.board.made_by) >= MANY)
+    gc.freeze()  # what was read stays, and no search for cycles need go through it
+    try:
+        written = write_all(folder, [*parts, assets], two=len(site.board.made_by) >= MANY)
+    finally:
+        gc.unfreeze()
     clear(folder, written)
     return site
 
 
 def build(ledger: Ledger, first: int = 0) -> Site:
     """What the pages are made from: the ledger is read and the board made once."""
-    documents = Documents.of(ledger)
+    with no_sweeps():
+        documents = Documents.of(ledger)
+        board = board_of(documents, first)
     kinds = {kind: folder for module in MODULES for kind, folder in getattr(module, "KINDS", {}).items()}
     nav = tuple(module.NAV for module in MODULES if hasattr(module, "NAV"))
     sheets = tuple(f"static/{path.name}" for path in sorted((HERE / "static").glob("*.css")))
-    return Site(board_of(documents, first), documents, ledger, first, kinds, nav, sheets)
+    return Site(board, documents, ledger, first, kinds, nav, sheets)
 
 
 def files(site: Site) -> Iterator[File]:
