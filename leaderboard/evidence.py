@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from leaderboard.arithmetic import Number, Outcome
     from leaderboard.rows import Head
 
-MODELS = 500  # with more of them, what takes a file an image set is left out: a page must stay quick to make
+MODELS = 200  # with more of them, what takes a file an image set is left out: a page must stay quick to make
 CLEAN, WORST = "clean", "worst"  # columns
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -41,7 +42,7 @@ class Curve:
 
     def value(self, at: float) -> float:
         """The share there."""
-        return next((y for x, y in reversed(self.steps) if x <= at), self.steps[0][1])
+        return self.steps[max(0, bisect_right(self.steps, at, key=lambda step: step[0]) - 1)][1]
 
 
 def front(points: Sequence[Point], *, less: bool = False) -> list[Point]:
@@ -210,8 +211,7 @@ def _falling(
 def _steps(curve: Curve, across: Axis, up: Axis) -> str:
     """An SVG path that falls by steps, to the end of the axis."""
     (x, y), *rest = curve.steps
-    drawn = f"M{across.at(x):.1f},{up.at(100 * y):.1f}"
-    for x, y in rest:
-        if across.low <= x <= across.high:
-            drawn += f"H{across.at(x):.1f}V{up.at(100 * y):.1f}"
-    return f"{drawn}H{across.end:.1f}"
+    # Of the steps that share half a pixel the last one is drawn.
+    falls = {round(2 * across.at(x)) / 2: y for x, y in rest if across.low <= x <= across.high}
+    drawn = "".join(f"H{at:g}V{up.at(100 * y):.1f}" for at, y in falls.items())
+    return f"M{across.at(x):.1f},{up.at(100 * y):.1f}{drawn}H{across.end:g}"
