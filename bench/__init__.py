@@ -44,8 +44,8 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import ColumnCard, DatasetCard, ExamCard, Record, TrainingRecord, read_document
-    from bench.registry import split_list, split_recipe
-    from bench.stats import binomial_tail, holm, wilson
+    from bench.registry import split_recipe
+    from bench.stats import binomial_tail, holm, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -111,8 +111,8 @@ __all__ = [
     "net",
     "per_image_sum",
     "read_document",
-    "split_list",
     "split_recipe",
+    "student_quantile",
     "unpack",
     "wilson",
     "workshop",
@@ -138,8 +138,8 @@ _HOMES = {
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record TrainingRecord read_document",
-        "registry": "split_list split_recipe",
-        "stats": "binomial_tail holm wilson",
+        "registry": "split_recipe",
+        "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",

@@ -60,6 +60,7 @@ class Row:
     fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
     records: tuple[Record, ...] = ()  # all that it rests on
     evidence: Evidence = field(default_factory=Evidence, compare=False)  # follows from the same records
+    spoilt: tuple[Images, ...] = ()  # where its summary is a mean: what fell under each condition, if all are known
 
     @cached_property
     def n(self) -> int:

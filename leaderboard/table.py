@@ -144,15 +144,10 @@ class _Library:
         for (net, weights), cells in sorted(subjects.items(), key=lambda item: item[0]):
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
+            spoilt = tuple(cells[c].fell for c in conditions) if total else ()
+            evidence = by_condition(cells, detailed=self.detailed)
             rows += self._rows(
-                net,
-                weights,
-                test,
-                None,
-                numbers,
-                total,
-                list(cells.values()),
-                evidence=by_condition(cells, detailed=self.detailed),
+                net, weights, test, None, numbers, total, list(cells.values()), evidence=evidence, spoilt=spoilt
             )
         return self._section(test, None, name, heads, "mean", rows)
 
@@ -168,6 +163,7 @@ class _Library:
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
         subject: _Subject | None = None, strict: Sequence[Head] = (), evidence: Evidence | None = None,
+        spoilt: tuple[Images, ...] = (),
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -181,7 +177,7 @@ class _Library:
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
                 (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
-                evidence or Evidence(),
+                evidence or Evidence(), spoilt=spoilt,
             )  # fmt: skip
 
 
