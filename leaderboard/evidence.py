@@ -39,6 +39,11 @@ class Fallen:
         """The bits of the first n images."""
         return self.bits & ((1 << n) - 1)
 
+    def on(self, other: Fallen) -> Fallen:
+        """The same on no more of the first images than another column is about, so that both can be compared."""
+        n = min(self.n, other.n)
+        return Fallen(self.first(n), n, self.bound)
+
     def among(self, images: int) -> tuple[int, int]:
         """Of these images (bits), how many stand and how many it is about."""
         mine = images & ((1 << self.n) - 1)

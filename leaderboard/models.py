@@ -245,8 +245,11 @@ class Exam:
         shares = self.shares
         if not self.model.detailed or not shares or not self.few:
             return None
-        robust = shares.get(self.column) or shares.get(CLEAN)
-        return by_class(f"{self.id}-classes", shares.get(CLEAN, []), robust, self.column or CLEAN) if robust else None
+        columns, column = self.row.evidence.columns, self.column or CLEAN
+        if column not in columns or self.labels is None:
+            return None
+        clean = self.labels.shares(columns[CLEAN].on(columns[column])) if CLEAN in columns else []
+        return by_class(f"{self.id}-classes", clean, self.labels.shares(columns[column]), column)
 
     @cached_property
     def shares(self) -> dict[str, list[Share]]:

@@ -172,6 +172,7 @@ def over_eps(name: str, curves: Sequence[Curve], eps: float, end: float, threat:
     return _falling(
         name, title or "Robust accuracy over eps", curves[:STYLES], across, [f"{v:g}" for v in across.ticks],
         "eps", [(v, f"{v:.4g}") for v in table if v <= end], (eps, threat),
+        Axis(0, 100, 230, 30),
     )  # fmt: skip
 
 
@@ -182,14 +183,14 @@ def over_passes(name: str, curves: Sequence[Curve]) -> Plot:
     return _falling(
         name, "Robust accuracy over passes", curves[:STYLES], across, [amount(v) for v in across.ticks],
         "forward and backward passes an image, logarithmic", [(v, amount(v)) for v in across.ticks], None,
+        percents([100 * y for c in curves for _, y in c.steps], 230, 30),
     )  # fmt: skip
 
 
 def _falling(
     name: str, title: str, curves: Sequence[Curve], across: Axis, marks: Sequence[str], x_name: str,
-    table: Sequence[tuple[float, str]], mark: tuple[float, str] | None,
+    table: Sequence[tuple[float, str]], mark: tuple[float, str] | None, up: Axis,
 ) -> Plot:  # fmt: skip
-    up = Axis(0, 100, 230, 30)
     inside = frame(across, up, (x_name, "standing, %"), (marks, [f"{v:g}" for v in up.ticks]))
     if mark and across.low < mark[0] <= across.high:
         inside.append(tag("path", d=f"M{across.at(mark[0]):.1f},{up.end:.1f}V{up.start:.1f}", class_="at"))
