@@ -249,13 +249,14 @@ class Exam:
         if column not in columns or self.labels is None:
             return None
         clean = self.labels.shares(columns[CLEAN].on(columns[column])) if CLEAN in columns else []
-        return by_class(f"{self.id}-classes", clean, self.labels.shares(columns[column]), column)
+        robust = self.labels.shares(columns[column])
+        return by_class(f"{self.id}-classes", clean, robust, column) if any(s.n for s in robust) else None
 
     @cached_property
     def shares(self) -> dict[str, list[Share]]:
         """What stands of each class, by column; `worst` last."""
         columns: Mapping[str, Fallen] = self.row.evidence.columns
-        if self.labels is None or not any(f.among(sum(self.labels.images)) for f in columns.values()):
+        if self.labels is None or not any(f.among(sum(self.labels.images))[1] for f in columns.values()):
             return {}
         names = (*(h.name for h in self.section.heads), WORST) if self.model.detailed else (CLEAN, self.column)
         return {name: self.labels.shares(columns[name]) for name in names if name in columns}
