@@ -56,7 +56,7 @@ if TYPE_CHECKING:
         VerificationRecord,
         read_document,
     )
-    from bench.registry import split_list, split_recipe
+    from bench.registry import split_recipe
     from bench.stats import binomial_tail, holm, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
@@ -129,7 +129,6 @@ __all__ = [
     "net",
     "per_image_sum",
     "read_document",
-    "split_list",
     "split_recipe",
     "student_quantile",
     "unpack",
@@ -158,7 +157,7 @@ _HOMES = {
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
         " TrainingRecord VerificationRecord read_document",
-        "registry": "split_list split_recipe",
+        "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",

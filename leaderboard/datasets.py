@@ -78,7 +78,7 @@ class Data:
         for place, section in enumerate(self.boards):
             column = telling(section)
             pairs = [
-                (e[CLEAN], e[column])
+                (e[CLEAN].on(e[column]), e[column])
                 for e in (r.evidence.columns for r in best(section, BEST))
                 if {CLEAN, column} <= e.keys()
             ]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from leaderboard.arithmetic import Number, Outcome
     from leaderboard.rows import Head
 
-MODELS = 500  # with more of them, what takes a file an image set is left out: a page must stay quick to make
+MODELS = 200  # with more of them, what takes a file an image set is left out: a page must stay quick to make
 CLEAN, WORST = "clean", "worst"  # columns
 
 
@@ -38,6 +38,11 @@ class Fallen:
     def first(self, n: int) -> int:
         """The bits of the first n images."""
         return self.bits & ((1 << n) - 1)
+
+    def on(self, other: Fallen) -> Fallen:
+        """The same on no more of the first images than another column is about, so that both can be compared."""
+        n = min(self.n, other.n)
+        return Fallen(self.first(n), n, self.bound)
 
     def among(self, images: int) -> tuple[int, int]:
         """Of these images (bits), how many stand and how many it is about."""

@@ -245,14 +245,18 @@ class Exam:
         shares = self.shares
         if not self.model.detailed or not shares or not self.few:
             return None
-        robust = shares.get(self.column) or shares.get(CLEAN)
-        return by_class(f"{self.id}-classes", shares.get(CLEAN, []), robust, self.column or CLEAN) if robust else None
+        columns, column = self.row.evidence.columns, self.column or CLEAN
+        if column not in columns or self.labels is None:
+            return None
+        clean = self.labels.shares(columns[CLEAN].on(columns[column])) if CLEAN in columns else []
+        robust = self.labels.shares(columns[column])
+        return by_class(f"{self.id}-classes", clean, robust, column) if any(s.n for s in robust) else None
 
     @cached_property
     def shares(self) -> dict[str, list[Share]]:
         """What stands of each class, by column; `worst` last."""
         columns: Mapping[str, Fallen] = self.row.evidence.columns
-        if self.labels is None or not any(f.among(sum(self.labels.images)) for f in columns.values()):
+        if self.labels is None or not any(f.among(sum(self.labels.images))[1] for f in columns.values()):
             return {}
         names = (*(h.name for h in self.section.heads), WORST) if self.model.detailed else (CLEAN, self.column)
         return {name: self.labels.shares(columns[name]) for name in names if name in columns}
@@ -308,20 +312,21 @@ class Exam:
     @cached_property
     def passes(self) -> Plot | None:
         """Robust accuracy over passes, a line a column; the hardest of them where there are many."""
-        evidence, found = self.row.evidence, []
-        for head in self.section.heads:
-            exam, fallen = evidence.exams.get(head.name), evidence.columns.get(head.name)
-            if exam is None or fallen is None or not head.strict or fallen.bound or not exam.members:
+        evidence = self.row.evidence
+        found: list[Curve] = []
+        strict = {h.name for h in self.section.heads if h.strict}
+        known = {name: f for name, f in evidence.columns.items() if name in strict & evidence.exams.keys() and f.n}
+        for name in sorted(known, key=lambda name: known[name].standing / known[name].n):
+            if known[name].bound or len(found) == STYLES:
                 continue
             try:
-                steps = spent_until_fallen(exam, evidence.clean, fallen.n, self.model.sidecars)
+                steps = spent_until_fallen(evidence.exams[name], evidence.clean, known[name].n, self.model.sidecars)
             except MissingError:
                 continue
             if steps:
-                found.append(Curve(head.name, tuple(steps)))
-        found.sort(key=lambda c: c.steps[-1][1])
+                found.append(Curve(name, tuple(steps)))
         telling = len(found) > 1 or any(len(c.steps) > 3 for c in found)
-        return over_passes(f"{self.id}-passes", found[:STYLES]) if telling else None
+        return over_passes(f"{self.id}-passes", found) if telling else None
 
 
 def _eps(threat: str | None) -> float:

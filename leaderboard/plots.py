@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -41,7 +42,7 @@ class Curve:
 
     def value(self, at: float) -> float:
         """The share there."""
-        return next((y for x, y in reversed(self.steps) if x <= at), self.steps[0][1])
+        return self.steps[max(0, bisect_right(self.steps, at, key=lambda step: step[0]) - 1)][1]
 
 
 def front(points: Sequence[Point], *, less: bool = False) -> list[Point]:
@@ -171,6 +172,7 @@ def over_eps(name: str, curves: Sequence[Curve], eps: float, end: float, threat:
     return _falling(
         name, title or "Robust accuracy over eps", curves[:STYLES], across, [f"{v:g}" for v in across.ticks],
         "eps", [(v, f"{v:.4g}") for v in table if v <= end], (eps, threat),
+        Axis(0, 100, 230, 30),
     )  # fmt: skip
 
 
@@ -181,14 +183,14 @@ def over_passes(name: str, curves: Sequence[Curve]) -> Plot:
     return _falling(
         name, "Robust accuracy over passes", curves[:STYLES], across, [amount(v) for v in across.ticks],
         "forward and backward passes an image, logarithmic", [(v, amount(v)) for v in across.ticks], None,
+        percents([100 * y for c in curves for _, y in c.steps], 230, 30),
     )  # fmt: skip
 
 
 def _falling(
     name: str, title: str, curves: Sequence[Curve], across: Axis, marks: Sequence[str], x_name: str,
-    table: Sequence[tuple[float, str]], mark: tuple[float, str] | None,
+    table: Sequence[tuple[float, str]], mark: tuple[float, str] | None, up: Axis,
 ) -> Plot:  # fmt: skip
-    up = Axis(0, 100, 230, 30)
     inside = frame(across, up, (x_name, "standing, %"), (marks, [f"{v:g}" for v in up.ticks]))
     if mark and across.low < mark[0] <= across.high:
         inside.append(tag("path", d=f"M{across.at(mark[0]):.1f},{up.end:.1f}V{up.start:.1f}", class_="at"))
@@ -210,8 +212,7 @@ def _falling(
 def _steps(curve: Curve, across: Axis, up: Axis) -> str:
     """An SVG path that falls by steps, to the end of the axis."""
     (x, y), *rest = curve.steps
-    drawn = f"M{across.at(x):.1f},{up.at(100 * y):.1f}"
-    for x, y in rest:
-        if across.low <= x <= across.high:
-            drawn += f"H{across.at(x):.1f}V{up.at(100 * y):.1f}"
-    return f"{drawn}H{across.end:.1f}"
+    # Of the steps that share half a pixel the last one is drawn.
+    falls = {round(2 * across.at(x)) / 2: y for x, y in rest if across.low <= x <= across.high}
+    drawn = "".join(f"H{at:g}V{up.at(100 * y):.1f}" for at, y in falls.items())
+    return f"M{across.at(x):.1f},{up.at(100 * y):.1f}{drawn}H{across.end:g}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,22 +22,32 @@ class MissingError(Exception):
     """A sidecar is not there, or damaged, or lacks a figure."""
 
 
+class Figures(NamedTuple):
+    """What a sidecar says of each image asked, and which images those are."""
+
+    places: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    passes: NDArray[np.int64]
+
+
 @dataclass(frozen=True, eq=False)
 class Sidecars:
     """The sidecars of a ledger, each read once as long as one model is looked at."""
 
     ledger: Ledger
-    known: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(default_factory=dict)
+    known: dict[str, Figures] = field(default_factory=dict)
 
     def predicted(self, record: Record, n: int) -> NDArray[np.int64]:
         """The class that was read of each of the first n images (n,); -1 where it was not asked."""
-        return _dense(record.asked, self._read(record)[0], n, -1)
+        found = self._read(record)
+        return _dense(found.places, found.predicted, n, -1)
 
     def passes(self, record: Record, n: int) -> NDArray[np.int64]:
         """Forwards and backwards that were spent on each of the first n images (n,); 0 where it was not asked."""
-        return _dense(record.asked, self._read(record)[1], n, 0)
+        found = self._read(record)
+        return _dense(found.places, found.passes, n, 0)
 
-    def _read(self, record: Record) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _read(self, record: Record) -> Figures:
         if record.images not in self.known:
             try:
                 found = self.ledger.images(record)
@@ -48,13 +58,17 @@ class Sidecars:
                     raise ValueError("it has not a figure for each image asked")
             except (RampartError, SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
                 raise MissingError(str(error)) from error
-            self.known[record.images] = predicted, forwards + backwards
+            self.known[record.images] = Figures(_places(record.asked), predicted, forwards + backwards)
         return self.known[record.images]
 
 
-def _dense(asked: Iterable[int], figures: NDArray[np.int64], n: int, missing: int) -> NDArray[np.int64]:
-    """Figures of the images asked as an array over the first n."""
-    places = np.fromiter(asked, np.int64, len(figures))
+def _places(asked: Collection[int]) -> NDArray[np.int64]:
+    """The images asked, in the order of their figures; Images are ascending."""
+    return np.flatnonzero(mask(asked, asked.end)) if isinstance(asked, Images) else np.array(asked, np.int64)
+
+
+def _dense(places: NDArray[np.int64], figures: NDArray[np.int64], n: int, missing: int) -> NDArray[np.int64]:
+    """Figures of images as an array over the first n."""
     inside = places < n
     found = np.full(n, missing, np.int64)
     found[places[inside]] = figures[inside]
@@ -94,5 +108,8 @@ def spent_until_fallen(
         open_ &= ~mask(cell.fell, n)
     totals, images = np.unique(spent[mask(exam.fell, n)], return_counts=True)
     standing = (n - images.cumsum()) / n
+    # Steps closer than a two-hundredth of a doubling are one, at the last of them.
+    last = np.append(np.diff(np.round(200 * np.log2(totals))) > 0, True)[: len(totals)]
+    totals, standing = totals[last], standing[last]
     found = [(float(x), float(y)) for x, y in zip(totals, standing, strict=True)]
     return found if found and found[0][0] == 1 else [(1.0, 1.0), *found]

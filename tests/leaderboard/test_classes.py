@@ -171,6 +171,13 @@ def test_alone_is_a_recount(story):
     assert tallies["first@1()"].alone == 0  # nothing else was asked about what it felled
 
 
+def test_columns_on_fewer_images_are_compared_on_those():
+    """Clean accuracy on a thousand images says nothing beside an attack's on the first two hundred of them."""
+    clean = Fallen(0b1000_0010, 8)
+    assert clean.on(Fallen(0, 4)) == Fallen(0b0010, 4)
+    assert clean.on(Fallen(0, 9)) == clean
+
+
 def test_a_damaged_sidecar_is_left_out_and_not_fatal(story):
     """The page of the model is there, without what the sidecar would have told."""
     ledger, _, _, _ = story

@@ -69,7 +69,7 @@ def test_every_link_leads_somewhere(whole):
             for element in elements(tree, name):
                 url = urlsplit(element.get(attribute) or "")
                 if url.scheme:
-                    assert (path, name) == ("method.html", "a") and url.scheme == "https"
+                    assert name == "a" and url.scheme == "https"
                     continue
                 target = path if not url.path else joined(path, unquote(url.path))
                 assert target in found, f"{path}: {element.get(attribute)}"
