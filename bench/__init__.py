@@ -55,7 +55,7 @@ if TYPE_CHECKING:
         TrainingRecord,
         read_document,
     )
-    from bench.stats import binomial_tail, wilson
+    from bench.stats import binomial_tail, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
@@ -124,6 +124,7 @@ __all__ = [
     "net",
     "per_image_sum",
     "read_document",
+    "student_quantile",
     "unpack",
     "wilson",
     "workshop",
@@ -150,7 +151,7 @@ _HOMES = {
         " attack corruption dataset defense net",
         "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
         " TrainingRecord read_document",
-        "stats": "binomial_tail wilson",
+        "stats": "binomial_tail student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",

@@ -4,6 +4,9 @@ Two lines are told apart where McNemar's exact test, on the images that both wer
 5 % / (lines - 1): with that correction (Bonferroni's) the interval from 1 + the lines that are significantly better to
 the number of lines less those that are significantly worse holds a line's true place with 95 % confidence.  Of several
 seeds, every one must win against every one of the other line.
+
+A mean over corruptions has no one outcome of an image: there it is Student's paired test of the number of conditions
+under which each image stands.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import binomial_tail
+from bench import binomial_tail, student_quantile
 from leaderboard.rows import Row
 from leaderboard.seeds import Group
 
@@ -26,13 +29,13 @@ def ranks(lines: Sequence[Row | Group], alpha: float = ALPHA) -> list[tuple[int,
     ranked = [i for i, line in enumerate(lines) if line.summary is not None and not line.summary.bound]
     found: list[tuple[int, int] | None] = [None] * len(lines)
     members = [_rows(lines[i]) for i in ranked]
-    if not all(row.fell is not None for rows in members for row in rows):
-        return found  # a mean over conditions: an image has no one outcome
     if len(ranked) == 1:
         found[ranked[0]] = 1, 1
     if len(ranked) < 2:
         return found
-    beats = _beats([row for rows in members for row in rows], alpha / (len(ranked) - 1))
+    rows = [row for rows in members for row in rows]
+    test = _beats if all(row.fell is not None for row in rows) else _beats_on_average
+    beats = test(rows, alpha / (len(ranked) - 1))
     starts = np.cumsum([0, *map(len, members)])[:-1]
     for axis in (0, 1):
         beats = np.logical_and.reduceat(beats, starts, axis=axis)
@@ -68,6 +71,32 @@ def _beats(rows: Sequence[Row], alpha: float) -> NDArray[np.bool_]:
         beats[i, others[lead >= needed]] = True
         beats[others[-lead >= needed], i] = True
     return beats
+
+
+def _beats_on_average(rows: Sequence[Row], alpha: float) -> NDArray[np.bool_]:
+    """The same by Student's paired test, on the images that all rows were asked."""
+    n = min(row.summary.n for row in rows if row.summary)
+    beats = np.zeros((len(rows), len(rows)), bool)
+    if n < 2 or not all(row.spoilt for row in rows):
+        return beats
+    scores = np.array([_scores(row, n) for row in rows], np.float32)
+    scores -= scores.mean(0)  # the same for all rows: differences stay, and their squares are sums of small numbers
+    means = scores.mean(1, dtype=np.float64)
+    squares = (scores.astype(np.float64) ** 2).sum(1)
+    differ = np.maximum(squares[:, None] + squares[None, :] - 2.0 * (scores @ scores.T), 0.0)
+    lead = means[:, None] - means[None, :]
+    error = np.sqrt(np.maximum(differ - n * lead**2, 0.0) / (n - 1) / n)
+    found: NDArray[np.bool_] = lead > np.maximum(student_quantile(alpha / 2, n - 1) * error, 1e-6)
+    return found
+
+
+def _scores(row: Row, n: int) -> NDArray[np.int32]:
+    """Under how many conditions each of the first n test images stands."""
+    size, mask = -(-n // 8), (1 << n) - 1
+    content = b"".join((fell.bits & mask).to_bytes(size, "little") for fell in row.spoilt)
+    bits = np.frombuffer(content, np.uint8).reshape(len(row.spoilt), size)
+    fallen: NDArray[np.int32] = np.unpackbits(bits, axis=1, bitorder="little")[:, :n].sum(0, dtype=np.int32)
+    return len(row.spoilt) - fallen
 
 
 def _needed_for(changed: NDArray[np.int64], alpha: float) -> NDArray[np.int64]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol, cast
 
-from bench import write_atomically
+from bench import IncompleteError, write_atomically
 from leaderboard import boards, machines, parity_pages, reported
 from leaderboard.changes import until
 from leaderboard.documents import Documents
@@ -85,10 +86,29 @@ def files(site: Site) -> Iterator[File]:
 
 
 def _write(folder: Path, file: File) -> None:
-    """Write a file whole, and only where its content changes."""
+    """Write a file whole, and only where its content changes.
+
+    Not flushed to the disk one by one, of which there may be thousands: index.html and the manifest are, at the end.
+    """
     path = folder / file.path
-    if not path.is_file() or path.read_bytes() != file.content:
+    try:
+        if path.read_bytes() == file.content:
+            return
+    except OSError:
+        pass
+    if file.path in {"index.html", MANIFEST}:
         write_atomically(path, file.content)
+        return
+    part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(file.content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise IncompleteError(f"cannot write {path}: {error.strerror}; publish again to continue") from error
 
 
 def _remove(folder: Path, kept: set[str]) -> None:

@@ -141,7 +141,8 @@ class _Library:
         for (net, weights), cells in sorted(subjects.items(), key=lambda item: item[0]):
             numbers = {h.name: mean([cells[c] for c in h.of]) for h in heads if cells.keys() >= set(h.of)}
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
-            rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()))
+            spoilt = tuple(cells[c].fell for c in conditions) if total else ()
+            rows += self._rows(net, weights, test, None, numbers, total, list(cells.values()), spoilt=spoilt)
         return self._section(test, None, name, heads, "mean", rows)
 
     def _section(
@@ -155,7 +156,7 @@ class _Library:
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
         numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
-        subject: _Subject | None = None, strict: Sequence[Head] = (),
+        subject: _Subject | None = None, strict: Sequence[Head] = (), spoilt: tuple[Images, ...] = (),
     ) -> Iterator[Row]:  # fmt: skip
         """A row for each training that made these weights; one by their hash where none did."""
         records = list({id(r): r for cell in cells for r in cell.records}.values())
@@ -168,7 +169,7 @@ class _Library:
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
                 (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
-                subject.fell(strict) if subject else None, tuple(records),
+                subject.fell(strict) if subject else None, spoilt, tuple(records),
             )  # fmt: skip
 
 

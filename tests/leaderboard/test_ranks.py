@@ -59,6 +59,29 @@ def test_ranks_are_those_of_all_pairs_counted_one_by_one():
         assert interval == (1 + better, len(ranked) - worse)
 
 
+def test_means_over_corruptions_are_ranked_by_the_paired_test():
+    """Beside scipy's paired test, of every pair."""
+    from scipy.stats import ttest_rel
+
+    rng = random.Random(2)
+    rows = []
+    for i, share in enumerate((0.2, 0.22, 0.3, 0.31, 0.5)):
+        hard = random.Random(0)
+        chance = [share * 2 * hard.random() for _ in range(120)]
+        spoilt = tuple(Images([k for k in range(120) if rng.random() < chance[k]]) for _ in range(6))
+        number = Number(720 - sum(map(len, spoilt)), 120, False, Spent(), conditions=6)
+        maker = Maker(f"d{i}", 0, "best")
+        rows.append(Row(maker, "cnn", "n", f"w{i}", (), {}, number, Spent(), (), {}, None, spoilt))
+    scores = [[sum(k not in fell for fell in row.spoilt) for k in range(120)] for row in rows]
+    expected = []
+    for mine in scores:
+        others = [ttest_rel(theirs, mine) for theirs in scores if theirs is not mine]
+        better = sum(t.statistic > 0 and t.pvalue <= 0.05 / 4 for t in others)
+        worse = sum(t.statistic < 0 and t.pvalue <= 0.05 / 4 for t in others)
+        expected.append((1 + better, 5 - worse))
+    assert ranks(rows) == expected and len(set(expected)) > 2
+
+
 def test_equal_lines_are_tied_and_far_ones_are_apart():
     rows = [row(range(10), 100), row(range(10), 100), row(range(60), 100), row(range(100), 100)]
     assert ranks(rows) == [(1, 2), (1, 2), (3, 3), (4, 4)]

@@ -13,6 +13,7 @@ import sys
 import html5lib
 import pytest
 
+from bench import IncompleteError
 from leaderboard.scales import Scale
 from leaderboard.shell import slug
 from leaderboard.site import publish
@@ -112,6 +113,17 @@ def test_what_an_earlier_publish_wrote_goes_and_what_others_put_there_stays(writ
     (site / "files.json").write_text("{")
     publish(writer.ledger, site)
     assert "no records" in (site / "index.html").read_text()
+
+
+def test_what_cannot_be_written_is_said_and_the_first_page_stays_as_it_was(writer, tmp_path):
+    """A file where a folder must be: the error names it, and index.html is not touched."""
+    writer.cell("w", "clean@1()", range(4))
+    (tmp_path / "boards").write_text("a file")
+    (tmp_path / "index.html").write_text("as it was")
+    with pytest.raises(IncompleteError, match=r"cannot write .*boards"):
+        publish(writer.ledger, tmp_path)
+    assert (tmp_path / "index.html").read_text() == "as it was"
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_one_board_is_the_first_page_and_lies_in_its_place_too(writer, tmp_path):
@@ -252,8 +264,10 @@ def test_hostile_keys_of_records_change_nothing_but_text(writer, tmp_path, text)
     assert len(pages) >= 3
     for page in pages:
         found = elements(page)
-        assert {e.tag for e in found}.isdisjoint({"img", "iframe", "object", "base"})
-        assert all((e.get("src") or "").endswith(".js") for e in found if e.tag == "script")
+        assert {e.tag for e in found}.isdisjoint({"iframe", "object", "base"})
+        assert not [a for e in found for a in e.attrib if a.startswith("on")]
+        for source in (e.get("src") for e in found if e.get("src")):
+            assert (page.parent / source).resolve().is_file() and source.endswith((".js", ".svg"))
 
 
 @pytest.mark.parametrize("trainings", [0, 1])
