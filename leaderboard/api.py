@@ -316,7 +316,7 @@ class ParityCell(_Strict):
 
 @dataclass(frozen=True)
 class ParityRow(_Strict):
-    """A row of a published table, one variant of its recipe and which weights."""
+    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours."""
 
     row: str
     dataset: str
@@ -328,6 +328,7 @@ class ParityRow(_Strict):
     variant: str | None
     weights: str
     seeds: list[int]
+    trained: str | None
     older: Count
     columns: dict[str, ParityCell]
 
