@@ -57,8 +57,8 @@ class Row:
     doubts: tuple[Doubt, ...]
     curves: Mapping[str, Curve]  # by column; of minimum-norm attacks
     fell: Images | None = None  # the images that its summary counts as fallen; None where that is a mean
-    spoilt: tuple[Images, ...] = ()  # and then those that fell under each condition, where all of these are known
     records: tuple[Record, ...] = ()  # all that it rests on
+    spoilt: tuple[Images, ...] = ()  # where its summary is a mean: what fell under each condition, if all are known
 
     @cached_property
     def n(self) -> int:

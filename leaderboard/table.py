@@ -169,7 +169,8 @@ class _Library:
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
                 (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
-                subject.fell(strict) if subject else None, spoilt, tuple(records),
+                subject.fell(strict) if subject else None, tuple(records),
+                spoilt=spoilt,
             )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_means_over_corruptions_are_ranked_by_the_paired_test():
         spoilt = tuple(Images([k for k in range(120) if rng.random() < chance[k]]) for _ in range(6))
         number = Number(720 - sum(map(len, spoilt)), 120, False, Spent(), conditions=6)
         maker = Maker(f"d{i}", 0, "best")
-        rows.append(Row(maker, "cnn", "n", f"w{i}", (), {}, number, Spent(), (), {}, None, spoilt))
+        rows.append(Row(maker, "cnn", "n", f"w{i}", (), {}, number, Spent(), (), {}, spoilt=spoilt))
     scores = [[sum(k not in fell for fell in row.spoilt) for k in range(120)] for row in rows]
     expected = []
     for mine in scores:
