@@ -424,7 +424,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
 def written(document: object) -> bytes:
     """A document as JSON; records hold no float that JSON has no word for."""
     name = next(name for name, kind in DOCUMENTS.items() if kind is type(document))
-    return _adapter(name).dump_json(document, indent=1) + b"\n"
+    return _adapter(name).dump_json(document, indent=1 if name == "index" else None) + b"\n"
 
 
 def read(kind: str, facts: Mapping[str, Any]) -> Any:
