@@ -41,7 +41,6 @@ from bench.options import (
 
 if TYPE_CHECKING:
     from bench.executors import Executor
-    from bench.ledger import Ledger
     from bench.place import Place
     from bench.request import Exam
     from bench.run import Summary
@@ -167,29 +166,17 @@ def publish(ledger: str, site: str, n: int | None, as_of: str, reported: bool, a
     if not Path(ledger).is_dir():
         raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
     if reported:
-        _write_reported(Ledger(Path(ledger)))
+        from bench.registry import plugins
+        from bench.zoo import write_down
+
+        with _prints_aside():
+            write_down(plugins(), Ledger(Path(ledger)))
     damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0, as_of).board.damaged
     page = Path(site) / "index.html"
     if as_json:
         _print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})
     _say(f"The board: {page.resolve().as_uri()}")
     _stop_if_damaged(damaged)
-
-
-def _write_reported(ledger: Ledger) -> None:
-    """What the zoos that are installed report, unless the ledger has it."""
-    from datetime import UTC, datetime
-
-    from bench.records import ReportedCard
-    from bench.registry import plugins
-    from bench.zoo import Zoo
-
-    with _prints_aside():
-        for zoo in plugins().all("zoo"):
-            assert isinstance(zoo, Zoo)
-            card = zoo.card(datetime.now(UTC).isoformat(timespec="seconds"))
-            if not ledger.of(card.key, ReportedCard):
-                ledger.add(card)
 
 
 @cli.command(cls=Command)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from bench.ledger import Ledger
     from bench.records import ReportedCard
+    from bench.registry import Registry
 
 State = Literal["fine", "note", "wrong"]  # a note: work goes on without it
 
@@ -78,3 +81,14 @@ class Zoo:
         models = [{name: value for name, value in entry.items() if name != "zoo"} for entry in self.entries()]
         facts = {"board": self.name, "models": models}
         return ReportedCard.model_validate({"key": digest(facts), "made": made, **facts})
+
+
+def write_down(registry: Registry, ledger: Ledger) -> None:
+    """Write what the zoos that were found report into the ledger, unless it has it."""
+    from bench.records import ReportedCard
+
+    for zoo in registry.all("zoo"):
+        assert isinstance(zoo, Zoo)
+        card = zoo.card(datetime.now(UTC).isoformat(timespec="seconds"))
+        if not ledger.of(card.key, ReportedCard):
+            ledger.add(card)

@@ -316,7 +316,7 @@ class ParityCell(_Strict):
 
 @dataclass(frozen=True)
 class ParityRow(_Strict):
-    """A row of a published table, one variant of its recipe and which weights."""
+    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours."""
 
     row: str
     dataset: str
@@ -328,6 +328,7 @@ class ParityRow(_Strict):
     variant: str | None
     weights: str
     seeds: list[int]
+    trained: str | None
     older: Count
     columns: dict[str, ParityCell]
 
@@ -423,7 +424,7 @@ DOCUMENTS: Mapping[str, type[Any]] = {
 def written(document: object) -> bytes:
     """A document as JSON; records hold no float that JSON has no word for."""
     name = next(name for name, kind in DOCUMENTS.items() if kind is type(document))
-    return _adapter(name).dump_json(document, indent=1) + b"\n"
+    return _adapter(name).dump_json(document, indent=1 if name == "index" else None) + b"\n"
 
 
 def read(kind: str, facts: Mapping[str, Any]) -> Any:

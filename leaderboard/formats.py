@@ -154,11 +154,13 @@ def _fewer(section: Section) -> bool:
     return any(x is not None and x.n < n for row in section.rows for x in numbers(section, row))
 
 
+_MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]|~$#"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;", "@": "&#64;"})
+_LINKS = re.compile(r"\b(https?|ftp):|\bwww\.", re.IGNORECASE)
+
+
 def _markdown(text: str) -> str:
     """Text that Markdown shows as it is: no markup, no link, no mention."""
-    text = re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", text)
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "&#64;")
-    return re.sub(r"(?i)\b(https?|ftp):", r"\1&#58;", re.sub(r"(?i)\bwww\.", "www&#46;", text))
+    return _LINKS.sub(lambda m: f"{m[0][:-1]}&#{ord(m[0][-1])};", text.translate(_MARKDOWN))
 
 
 def as_latex(section: Section, places: Sequence[str] = ()) -> str:
@@ -190,7 +192,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONG else text[: LONG - 1] + "…"
 
 
-_LATEX = {
+_KNOWN = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "*": "{*}",
@@ -199,17 +201,22 @@ _LATEX = {
 }  # fmt: skip
 
 
+class _Latex(dict[int, str]):
+    """What LaTeX sets each character by, for str.translate; found once."""
+
+    def __missing__(self, code: int) -> str:
+        c = chr(code)
+        self[code] = _KNOWN[c] if c in _KNOWN else c if c.isascii() or "À" <= c <= "ÿ" else f"(U+{code:04X})"
+        return self[code]
+
+
+_LATEX = _Latex()
+
+
 def latex(text: str) -> str:
     """Text that LaTeX sets as it is; a character that pdfLaTeX may not know is its number, U+4E2D."""
-    return "".join(map(_set, re.sub("-(?=-)", "-\0", text)))  # two hyphens would be one dash
-
-
-def _set(c: str) -> str:
-    if c in _LATEX:
-        return _LATEX[c]
-    if c.isascii() or ("À" <= c <= "ÿ"):
-        return c
-    return f"(U+{ord(c):04X})"
+    apart = re.sub("-(?=-)", "-\0", text) if "--" in text else text  # two hyphens would be one dash
+    return apart.translate(_LATEX)
 
 
 def as_bibtex(board: Board, section: Section, name: str, cited: Iterable[Paper] = ()) -> str:

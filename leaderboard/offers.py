@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from leaderboard import formats
 from leaderboard.api import FOLDER
 from leaderboard.published import papers
+from leaderboard.reported import newest
 
 if TYPE_CHECKING:
     from leaderboard.published import Paper
@@ -38,6 +39,7 @@ class Offer:
 
     files: tuple[tuple[str, str], ...]  # label, path
     texts: tuple[tuple[str, str], ...]  # label, text
+    elsewhere: int  # models that boards elsewhere report under the same threat
 
 
 def offer(site: Site, section: Section, places: Sequence[str]) -> Offer:
@@ -47,7 +49,13 @@ def offer(site: Site, section: Section, places: Sequence[str]) -> Offer:
     texts = [("BibTeX", bibtex(site, section))]
     if len(section.lines) <= SHORT:
         texts += [("LaTeX", formats.as_latex(section, places)), ("Markdown", formats.as_markdown(section, places))]
-    return Offer(files, tuple(texts))
+    return Offer(files, tuple(texts), _elsewhere(site, section))
+
+
+def _elsewhere(site: Site, section: Section) -> int:
+    """How many models are reported elsewhere on a data set of that name under that threat."""
+    models = [m for card in newest(site.documents) for m in card.models]
+    return sum((m.dataset, f"{m.threat}:{m.eps}") == (section.dataset, section.threat) for m in models)
 
 
 def bibtex(site: Site, section: Section) -> str:

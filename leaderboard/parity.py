@@ -107,6 +107,7 @@ class ParityLine:
     variant: str
     which: str
     seeds: tuple[int, ...]  # trained here
+    trained: str  # the recipe that was trained here, with every setting
     older: int  # other sets of trainings that answer it, made before: a defense's version or a setting has changed
     cells: Mapping[str, Compared]  # by the paper's column
 
@@ -199,7 +200,8 @@ class Answers:
             )
             cells[said] = Compared(quoted, table.runs, ours, whole)
         seeds = tuple(sorted({training.seed for _, training in latest}))
-        return ParityLine(row, variant, which, seeds, max(0, len(alike) - 1), cells)
+        trained = latest[0][1].defense if latest else ""
+        return ParityLine(row, variant, which, seeds, trained, max(0, len(alike) - 1), cells)
 
     def _whole(self, card: TableCard, column: TableColumn) -> int | None:
         images = self.images.get(card.test)
@@ -268,6 +270,7 @@ def _plain_line(part: PaperPart, line: ParityLine) -> dict[str, Any]:
         "variant": line.variant or None,
         "weights": line.which,
         "seeds": list(line.seeds),
+        "trained": line.trained or None,
         "older": line.older,
         "columns": {said: _plain_cell(part.columns[said].column, x) for said, x in line.cells.items()},
     }

@@ -14,7 +14,7 @@ _FOLDER = Path(__file__).parent / "papers"
 
 
 class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Quoted(NamedTuple):
@@ -123,7 +123,12 @@ def paper(name: str) -> Paper:
         return _read(_FOLDER / f"{name}.json")
     path = Path(name)
     if path.suffix == ".json" and path.is_file():
-        return _read(path)
+        found = _read(path)
+        if found.name in names():
+            raise UsageError(
+                f"{path}: the name {found.name!r} is that of a paper whose tables are here; choose another"
+            )
+        return found
     raise UsageError(
         f"there is no paper {name!r}; expected {', '.join(names())}{nearest(name, names())}, or a .json like theirs"
     )

@@ -101,6 +101,15 @@ def test_a_part_can_be_run_and_more_seeds_later_join_it(bench, tmp_path):
     assert [r["row"] for r in limited["rows"]] == ["digits/tiny/one"]
 
 
+def test_a_table_without_clean_numbers_asks_clean_all_the_same(bench, tmp_path):
+    """A strict column needs to know which images were lost to begin with; VIR's table of black boxes has no more."""
+    rows = [row("one", "quick(epochs=1)", {"PGD": [10.0, 1.0]})]
+    name = paper(tmp_path, columns={"PGD": {"column": "pgd-20"}}, rows=rows)
+    ended = reproduce(bench, name, "--table", "1", "--seeds", "0", "--run", "--json")
+    (line,) = json.loads(ended.stdout)["parity"]["rows"]
+    assert line["columns"]["PGD"]["ours"] is not None and line["columns"]["PGD"]["n"] == 60
+
+
 def test_what_a_plain_run_trained_counts_once_the_card_is_written(bench, tmp_path):
     name = paper(tmp_path)
     bench("run", "--defense", "quick(epochs=1)", "--net", "tiny", "--suite", "quick", "--weights", "last", "-n", "60",

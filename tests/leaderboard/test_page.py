@@ -272,3 +272,28 @@ TIMED = """() => {
     });
   return times;
 }"""
+
+
+@pytest.mark.parametrize("width", [1400, 360])
+def test_pages_of_tables_and_files_are_accessible_and_fit_a_phone(show, site, width):
+    """Published tables, figures of boards elsewhere, files for machines: axe finds nothing, and nothing runs over."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for name in ("parity.html", "parity/vir-1.html", "parity/part-cifar10-c.html", "machines.html", "reported.html"):
+        page = show(site / name, viewport={"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.wrong == []
+        found = Axe().run(page)
+        assert found.violations_count == 0, f"{name}: {found.generate_report()}"
+
+
+def test_what_cites_a_board_is_copied_by_its_button_and_by_hand_without_one(show, board):
+    """What lands on the clipboard is the file beside the page; without scripts the same text stands there."""
+    written = board.with_suffix(".bib").read_text()
+    page = show(permissions=["clipboard-read", "clipboard-write"])
+    page.locator(".formats summary", has_text="Cite it").click()
+    page.get_by_role("button", name="Copy").first.click()
+    page.get_by_text("Copied.").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == written
+    plain = show(java_script_enabled=False)
+    assert plain.locator(".formats pre").first.text_content() == written

@@ -146,6 +146,7 @@ def test_every_published_cell_is_on_a_page_and_in_the_plain_values(writer, tmp_p
     assert seen == 561
     first = (tmp_path / "site" / "parity" / "vir-1.html").read_text()
     assert "not yet run" in first and "z&nbsp;" in first
+    assert "trained here</dt><dd><code><bdi>at@1()</bdi></code>" in first  # for a reader to check
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,10 @@ def test_extra_images_go_into_the_recipe():
 def test_a_paper_that_is_not_here_is_named(name, said):
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         paper(name)
+
+
+def test_a_file_may_not_take_the_name_of_a_paper_that_is_here(tmp_path):
+    """Else its trainings would stand on that paper's page."""
+    (tmp_path / "mine.json").write_text(json.dumps(paper("vir").model_dump(by_alias=True)))
+    with pytest.raises(UsageError, match="the name 'vir' is that of a paper"):
+        paper(str(tmp_path / "mine.json"))

@@ -11,7 +11,7 @@ from bench import Ledger, Published, ReportedCard, Zoo
 from bench.registry import plugins
 from leaderboard.documents import Documents
 from leaderboard.reported import newest
-from leaderboard.site import publish
+from leaderboard.site import build, files, publish
 
 MODEL = Published(
     "A2024B", "cifar10", "linf", "8/255", 90.0, 60.0, 55.5, None, 61.0, True, "net", False, "A title",
@@ -59,13 +59,28 @@ def test_only_an_address_over_https_is_a_link(writer, tmp_path, link):
     assert not [e for e in found.iter("a") if e.get("rel") == "noreferrer"]
 
 
-def test_of_a_board_written_down_twice_the_later_counts_and_equal_ones_are_one(tmp_path):
+@pytest.mark.parametrize(("eps", "said"), [("8/255", True), ("4/255", False)])
+def test_a_board_says_that_models_are_reported_under_its_threat(writer, eps, said):
+    writer.dataset, writer.threat = "cifar10", f"linf:{eps}"
+    writer.card(4)
+    writer.column("a", "a@1()")
+    writer.cell("w", "clean@1()", range(4))
+    writer.cell("w", "a@1()", range(4), [0])
+    writer.ledger.add(zoo(MODEL).card("2026-01-01"))
+    (text,) = [
+        f.content.decode() for f in files(build(writer.ledger)) if f.path.endswith(".html") and "boards/" in f.path
+    ]
+    assert ("Boards elsewhere report 1 model under this threat" in text) == said
+
+
+@pytest.mark.parametrize("times", [("2026-01-01", "2026-02-01"), ("2026-02-01", "2026-01-01")])
+def test_of_a_board_written_down_twice_the_later_counts_and_equal_ones_are_one(tmp_path, times):
     ledger = Ledger(tmp_path / "ledger")
-    old, new = zoo(MODEL).card("2026-01-01"), zoo(MODEL, MODEL).card("2026-02-01")
-    for card in (new, old):
+    one, two = zoo(MODEL).card(times[0]), zoo(MODEL, MODEL).card(times[1])
+    for card in (one, two):
         ledger.add(card)
     assert [c.made for c in newest(Documents.of(ledger))] == ["2026-02-01"]
-    assert zoo(MODEL).card("2027-01-01").key == old.key
+    assert zoo(MODEL).card("2027-01-01").key == one.key
 
 
 def test_the_command_writes_every_model_of_the_zoo_once(bench, tmp_path):
