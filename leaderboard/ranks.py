@@ -51,8 +51,8 @@ def _rows(line: Row | Group) -> tuple[Row, ...]:
 def _beats(rows: Sequence[Row], alpha: float) -> NDArray[np.bool_]:
     """(R, R): whether the first row is significantly better than the second."""
     sizes = [row.summary.n if row.summary else 0 for row in rows]
-    words = -(-max(sizes) // 64)
-    content = b"".join((row.fell.bits if row.fell else 0).to_bytes(8 * words, "little") for row in rows)
+    words, most = -(-max(sizes) // 64), (1 << max(sizes)) - 1  # others may have fallen beyond these images
+    content = b"".join(((row.fell.bits if row.fell else 0) & most).to_bytes(8 * words, "little") for row in rows)
     fell = np.frombuffer(content, np.uint64).reshape(len(rows), words)
     order = sorted(range(len(rows)), key=sizes.__getitem__)
     beats = np.zeros((len(rows), len(rows)), bool)
