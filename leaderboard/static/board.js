@@ -61,9 +61,12 @@ function ordered(found) {
   });
 }
 
+// A choice such as wrn* is a family of nets: what begins so, and goes on with no further letter.
+const ofFamily = (net) => state.net.endsWith("*") && net.startsWith(state.net.slice(0, -1)) && !/[a-z]/.test(net[state.net.length - 1] ?? "");
+
 function kept(line, words) {
   if (state.which && (line.which === "best" || line.which === "last") && line.which !== state.which) return false;
-  if (state.net && line.net !== state.net) return false;
+  if (state.net && line.net !== state.net && !ofFamily(line.net)) return false;
   if (state.division && line.division !== state.division) return false;
   return words.every((word) => line.text.includes(word));
 }
