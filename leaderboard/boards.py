@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from leaderboard.arithmetic import Number
@@ -104,6 +105,7 @@ def _board(site: Site, section: Section, said: Sequence[Line], path: str) -> Fil
         section=section, columns=columns, names=_names(columns), lines=said, verdict=verdict(section, said),
         figures=drawings, size=SIZE, several=any(line.rows for line in said), costs=len(section.rows) <= COSTS,
         nets=sorted({printable(line.line.net) for line in said}, key=natural),
+        families=_families({line.line.net for line in said}),
         divisions=[d for d in DIVISIONS if any(line.division == d for line in said)], division_of=DIVISIONS,
         tiers=[t for t in TIERS if any(line.tier == t for line in said)], tier_of=TIERS,
         rare=[h.name for h in section.heads if h.strict and not h.common],
@@ -185,6 +187,12 @@ def _with_corruptions(section: Section, corrupted: Corrupted) -> Section:
 def _rare_last(section: Section) -> Section:
     """The section with the columns that few of its lines were asked behind the others."""
     return replace(section, heads=tuple(sorted(section.heads, key=lambda h: h.of != (CLEAN,) and not h.common)))
+
+
+def _families(nets: Collection[str]) -> list[str]:
+    """What several nets' names begin with, as wrn does of wrn-28-10 and wrn-34-10."""
+    found = Counter(match[0] for net in nets if (match := re.match(r"[a-z]{2,20}(?=[0-9(-])", net)))
+    return sorted(name for name, times in found.items() if times > 1)
 
 
 def _names(columns: Sequence[Drawn]) -> list[str]:

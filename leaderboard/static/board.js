@@ -34,12 +34,26 @@ const quiet = new Set(headers.filter((header) => "quiet" in header.dataset).map(
 const fresh = () => ({ q: "", net: "", division: "", which: "", sort: "", up: false, count: FIRST, hidden: new Set(quiet) });
 let state = fresh();
 
+// Words are compared once a column: the place of each line in their order, the same for equal ones.
+const ranks = new Map();
+function ranked(column) {
+  if (!ranks.has(column)) {
+    const words = [...new Set(lines.map((line) => line.keys[column]))].sort(collator.compare);
+    const place = new Map(words.map((word, i) => [word, i]));
+    ranks.set(column, lines.map((line) => place.get(line.keys[column])));
+  }
+  return ranks.get(column);
+}
+
 function ordered(found) {
   const column = state.sort ? at(state.sort) : -1;
   if (column < 0) return found;
   const sign = state.up ? 1 : -1;
+  if (kinds[column] === "text") {
+    const rank = ranked(column);
+    return found.sort((a, b) => sign * (rank[a.place] - rank[b.place]) || a.place - b.place);
+  }
   const key = (line) => line.keys[column];
-  if (kinds[column] === "text") return found.sort((a, b) => sign * collator.compare(key(a), key(b)) || a.place - b.place);
   return found.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
     if (x !== x || y !== y) return (x !== x) - (y !== y) || a.place - b.place; // no number comes last, either way
@@ -47,9 +61,12 @@ function ordered(found) {
   });
 }
 
+// A choice such as wrn* is a family of nets: what begins so, and goes on with no further letter.
+const ofFamily = (net) => state.net.endsWith("*") && net.startsWith(state.net.slice(0, -1)) && !/[a-z]/.test(net[state.net.length - 1] ?? "");
+
 function kept(line, words) {
   if (state.which && (line.which === "best" || line.which === "last") && line.which !== state.which) return false;
-  if (state.net && line.net !== state.net) return false;
+  if (state.net && line.net !== state.net && !ofFamily(line.net)) return false;
   if (state.division && line.division !== state.division) return false;
   return words.every((word) => line.text.includes(word));
 }
@@ -219,3 +236,4 @@ read();
 draw();
 mark();
 table.classList.add("ready");
+setTimeout(() => kinds.forEach((kind, column) => kind === "text" && ranked(column)), 200);

@@ -7,6 +7,7 @@ import re
 import html5lib
 import pytest
 
+from leaderboard.boards import _families
 from leaderboard.facts import DIVISIONS, division
 from leaderboard.table import table
 
@@ -98,6 +99,11 @@ def test_the_mean_over_corruptions_stands_beside_clean_accuracy(writer, tmp_path
     cells = [e for e in tree.iter("td") if e.get("data-label") == "mean corruption"]
     assert sorted(e.get("data-sort") for e in cells) == ["", "0.9"]
     assert "not strict" not in text(board)
+
+
+def test_nets_of_a_family_can_be_chosen_together():
+    nets = ["wrn-28-10", "wrn-34-10", "resnet18", "preactresnet18", "resnet50", "cnn", "timm('vit')", "<b>1", "<b>2"]
+    assert _families(nets) == ["resnet", "wrn"]
 
 
 def test_without_a_decided_line_nobody_leads(writer, tmp_path):
