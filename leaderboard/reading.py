@@ -26,7 +26,7 @@ FIRST, SECOND = "01234567", "89abcdef"  # keys are hashes: half of them begin wi
 
 def read_all(ledger: Ledger, damaged: list[str]) -> list[Any]:
     """Every document of a ledger, in its order; `damaged` gets a sentence for each file that cannot be read."""
-    with _no_sweeps():
+    with no_sweeps():
         if ledger.size() < MANY or (os.cpu_count() or 1) < 2:
             return list(ledger.all(damaged.append, Reader()))
         helper = _started(ledger)
@@ -66,7 +66,7 @@ def _finished(helper: subprocess.Popen[bytes] | None) -> tuple[list[Any], list[s
 
 
 @contextmanager
-def _no_sweeps() -> Iterator[None]:
+def no_sweeps() -> Iterator[None]:
     """Keep Python from looking for cycles: what is read holds none, and each search goes through all of it again."""
     was = gc.isenabled()
     gc.disable()
@@ -161,5 +161,5 @@ _ascending = lru_cache(maxsize=1 << 13)(_places)  # single attacks are asked abo
 
 
 if __name__ == "__main__":
-    with _no_sweeps():
+    with no_sweeps():
         pickle.dump(_part(Ledger(Path(sys.argv[1])), SECOND), sys.stdout.buffer, pickle.HIGHEST_PROTOCOL)

@@ -2,9 +2,9 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-const FIRST = 24; // lines that a long board shows at once; more come as they are scrolled to
 const MARKED = 500; // lines whose marks are in the page
 const table = document.querySelector("table.board");
+const FIRST = table.matches(".long") ? 16 : Infinity; // lines that are shown at once; more come as they are scrolled to
 const tools = document.querySelector("form.tools");
 const more = document.querySelector(".more");
 const output = tools.querySelector("output");

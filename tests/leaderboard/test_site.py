@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,9 +14,12 @@ import sys
 import html5lib
 import pytest
 
+import leaderboard.folder
+import leaderboard.site
 from bench import IncompleteError
+from leaderboard.folder import write_all
 from leaderboard.scales import Scale
-from leaderboard.shell import slug
+from leaderboard.shell import File, slug
 from leaderboard.site import publish
 from leaderboard.table import table
 from leaderboard.words import printable
@@ -134,6 +138,26 @@ def test_one_board_is_the_first_page_and_lies_in_its_place_too(writer, tmp_path)
     (page,) = (tmp_path / "boards").glob("*.html")
     texts = ["".join(tree(p).itertext()) for p in (page, tmp_path / "index.html")]
     assert texts[0] == texts[1]
+
+
+def test_two_processes_write_what_one_does(demo, tmp_path, monkeypatch):
+    """Also where the second one dies of something that does not befall the first."""
+    publish(demo, tmp_path / "one")
+    monkeypatch.setattr(leaderboard.site, "MANY", 0)
+    monkeypatch.setattr(leaderboard.folder.os, "cpu_count", lambda: 2)
+    publish(demo, tmp_path / "two")
+    write, parent = leaderboard.folder.write, os.getpid()
+    monkeypatch.setattr(leaderboard.folder, "write", lambda *x: write(*x) if os.getpid() == parent else os._exit(9))
+    publish(demo, tmp_path / "three")
+    assert everything(tmp_path / "one") == everything(tmp_path / "two") == everything(tmp_path / "three")
+
+
+def test_two_pages_of_one_name_are_an_error(tmp_path):
+    def part():
+        yield File("a/x.html", b"x")
+
+    with pytest.raises(RuntimeError, match=re.escape("two pages are called a/x.html")):
+        write_all(tmp_path, [part, part])
 
 
 @pytest.mark.parametrize(
