@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli_bisect import bisect
+from bench.cli_exam import executor_of, resolved
+from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
 from bench.cli_reproduce import reproduce
 from bench.cli_verify import audit, bundle, verify
-from bench.console import print_json as _print_json
-from bench.console import prints_aside as _prints_aside
-from bench.console import say as _say
+from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
@@ -28,25 +27,20 @@ from bench.options import (
     Group,
     data_option,
     exam_options,
-    gate_options,
     json_option,
     ledger_option,
     option,
     places,
     plugin_option,
-    replay_options,
     site_option,
     store_option,
 )
 
 if TYPE_CHECKING:
-    from bench.executors import Executor
     from bench.place import Place
     from bench.request import Exam
     from bench.run import Summary
-    from bench.standing import Standings
 
-REPLAYS = ("then_attack", "store", "data", "plugin", "datasets", "device")  # settings of gate --replay alone
 KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -63,9 +57,6 @@ def cli() -> None:
     """
 
 
-cli.add_command(reproduce)
-
-
 @cli.command(cls=Command)
 @exam_options
 @places
@@ -80,34 +71,26 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
     from leaderboard.site import publish
     from leaderboard.terminal import text
 
-    with _prints_aside(), reporter() as report:  # plugins may print
-        exam, place = _resolve(options)
+    with prints_aside(), reporter() as report:  # plugins may print
+        exam, place = resolved(options)
         _warn_of_hours(exam, place)
-        summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
+        summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
         board = publish(place.ledger, Path(site)).board
     page = Path(site) / "index.html"
     test, threat = exam.dataset.test.hash, str(exam.threat)
     board = replace(board, sections=tuple(x for x in board.sections if x.test == test and x.threat in (threat, None)))
     if as_json:
-        _print_json({"schema": "rampart/run-1", **_done(summary), "site": str(page), "board": document(board)})
+        print_json({"schema": "rampart/run-1", **_done(summary), "site": str(page), "board": document(board)})
     print_rich(text(board))
     _say_left_out(exam)
     _say_unset(exam)
-    _say(_sentence(summary, exam))
-    _say(f"The board: {page.resolve().as_uri()}")
+    say(_sentence(summary, exam))
+    say(f"The board: {page.resolve().as_uri()}")
     for failure in summary.failures:
-        _say(f"bench: error: {failure}")
+        say(f"bench: error: {failure}")
     if summary.failures:
         sys.exit(summary.failures[0].exit_code)
-    _stop_if_damaged(board.damaged)
-
-
-def _stop_if_damaged(damaged: Sequence[str]) -> None:
-    """Name what the board had to skip, and stop with exit 4."""
-    for said in damaged:
-        _say(f"bench: skipped: {said}")
-    if damaged:
-        sys.exit(4)
+    stop_if_damaged(board.damaged)
 
 
 @cli.command(cls=Command)
@@ -118,13 +101,13 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
     from bench.plan import plan as plan_exam
     from bench.report import plan_table
 
-    with _prints_aside():
-        exam, place = _resolve(options)
+    with prints_aside():
+        exam, place = resolved(options)
         lines = plan_exam(exam, place)
     if as_json:
         from dataclasses import asdict
 
-        _print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
+        print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
     plan_table(lines)
     _say_left_out(exam)
     _say_unset(exam)
@@ -143,10 +126,10 @@ def list_(kind: str, words: tuple[str, ...], plugin: tuple[str, ...], as_json: b
     from bench.registry import plugins
     from bench.report import catalogue, catalogue_table
 
-    with _prints_aside():
+    with prints_aside():
         found = catalogue(plugins(plugin), kind, words)
     if as_json:
-        _print_json({"schema": "rampart/list-1", kind: found})
+        print_json({"schema": "rampart/list-1", kind: found})
     else:
         catalogue_table(kind, found)
 
@@ -169,57 +152,14 @@ def publish(ledger: str, site: str, n: int | None, as_of: str, reported: bool, a
         from bench.registry import plugins
         from bench.zoo import write_down
 
-        with _prints_aside():
+        with prints_aside():
             write_down(plugins(), Ledger(Path(ledger)))
     damaged = publish_site(Ledger(Path(ledger)), Path(site), n or 0, as_of).board.damaged
     page = Path(site) / "index.html"
     if as_json:
-        _print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})
-    _say(f"The board: {page.resolve().as_uri()}")
-    _stop_if_damaged(damaged)
-
-
-@cli.command(cls=Command)
-@gate_options
-@replay_options
-@ledger_option
-@json_option
-def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any) -> None:
-    """CI regression on robust accuracy: fails where a model is less robust than in the baseline.
-
-    \u0008
-    bench gate --record baseline.json                     keep what this ledger says
-    bench gate --baseline baseline.json --max-drop 1      later, on a ledger of retrained models
-
-    The exit code is 3 after a regression: a drop beyond --max-drop that chance does not explain.
-    """
-    from bench.baseline import read as read_baseline
-    from bench.cli_replay import gate as gate_replayed
-    from bench.ledger import Ledger
-    from bench.standing import Standings
-
-    replay = options.pop("replay")
-    if bool(baseline) == bool(record):
-        raise UsageError("give --baseline X to compare with, or --record FILE to write one")
-    if as_json and options["github"]:
-        raise UsageError("--json and --github both write to standard output; give one of them")
-    if not Path(ledger).is_dir():
-        raise UsageError(f"--ledger {ledger}: there is no such folder; bench run makes one")
-    if (replay and record) or (options["then_attack"] and not replay):
-        raise UsageError("--replay goes with --baseline, and --then-attack with --replay")
-    now = Standings.of(Ledger(Path(ledger)))
-    if replay and baseline and (before := read_baseline(baseline)) is not None:
-        gate_replayed(now, before, baseline, ledger=ledger, as_json=as_json, **options)
-    for name in REPLAYS:
-        options.pop(name)
-    if record:
-        _record(now, record, ledger, as_json=as_json)
-    else:
-        _gate(now, baseline, ledger, as_json=as_json, **options)
-
-
-cli.add_command(ledger_commands)
-cli.add_command(bisect)
+        print_json({"schema": "rampart/publish-1", "page": str(page), "damaged": list(damaged)})
+    say(f"The board: {page.resolve().as_uri()}")
+    stop_if_damaged(damaged)
 
 
 @cli.command(cls=Command)
@@ -244,13 +184,13 @@ def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...],
     from bench.registry import plugins
     from bench.report import reporter
 
-    with _prints_aside(), reporter() as report:
+    with prints_aside(), reporter() as report:
         found = fetch_dataset(plugins(plugin), name, Path(data), [Path(path) for path in given], report.line)
     if as_json:
-        _print_json({"schema": "rampart/fetch-1", **found})
+        print_json({"schema": "rampart/fetch-1", **found})
     parts = ", ".join(f"{count:,} {part}" for part, count in found["images"].items())
     channels, size = found["channels"], found["size"]
-    _say(f"{found['name']} is whole: {parts} images of {channels}x{size}x{size} in {found['classes']} classes.")
+    say(f"{found['name']} is whole: {parts} images of {channels}x{size}x{size} in {found['classes']} classes.")
 
 
 @cli.command(cls=Command)
@@ -268,16 +208,16 @@ def figure(kind: str, dataset: str, image: int, out: str, data: str, plugin: tup
     from bench.place import Place
     from leaderboard.sheet import sheet_svg
 
-    with _prints_aside():
+    with prints_aside():
         place = Place(Path(), Path(), Path(data), tuple(str(Path(f).resolve()) for f in plugin))
         sheet = corruptions(place.registry, place.dataset(place.registry.parse("dataset", dataset)), image)
     path = Path(out) / f"{kind}-{re.sub(r'[^A-Za-z0-9.-]+', '-', sheet.dataset)}-{image}.svg"
     write_atomically(path, sheet_svg(sheet).encode())
     for name, reason in sheet.left_out:
-        _say(f"Left out: {name}: {reason}.")
+        say(f"Left out: {name}: {reason}.")
     if as_json:
-        _print_json({"schema": "rampart/figure-1", "figure": str(path), "left_out": dict(sheet.left_out)})
-    _say(f"The figure: {path.resolve().as_uri()}")
+        print_json({"schema": "rampart/figure-1", "figure": str(path), "left_out": dict(sheet.left_out)})
+    say(f"The figure: {path.resolve().as_uri()}")
 
 
 @cli.command(cls=Command)
@@ -299,112 +239,29 @@ def doctor(as_json: bool, **options: Any) -> None:
     from bench.doctor import examine
     from bench.report import findings_table
 
-    with _prints_aside():
+    with prints_aside():
         findings = examine(
             Path(options["ledger"]), Path(options["store"]), Path(options["data"]), options["plugin"],
             options["dataset"], options["device"], online=options["online"],
         )  # fmt: skip
     if as_json:
-        _print_json({"schema": "rampart/doctor-1", "findings": [asdict(f) for f in findings]})
+        print_json({"schema": "rampart/doctor-1", "findings": [asdict(f) for f in findings]})
     findings_table(findings)
     if any(f.state == "wrong" for f in findings):
         sys.exit(4)
 
 
-for _command in (verify, audit, bundle):
-    cli.add_command(_command)
-
-
-def _record(now: Standings, file: str, ledger: str, *, as_json: bool) -> None:
-    """Write a baseline."""
-    from bench import baseline
-
-    if not now.every:
-        raise UsageError(f"--ledger {ledger}: no column of a model is decided there; bench run adds some")
-    baseline.record(now, Path(file))
-    if as_json:
-        _print_json({"schema": "rampart/gate-record-1", "baseline": file, "columns": len(now.every)})
-    models = len({s.model for s in now.every})
-    _say(f"{file}: {len(now.every)} columns of {models} models. From now on: bench gate --baseline {file}")
-
-
-def _gate(
-    now: Standings, where: str, ledger: str, *, strict: bool, junit: str, markdown: str, github: bool, as_json: bool,
-    **rules: Any,
-) -> None:  # fmt: skip
-    """Compare, say so everywhere it is asked for, and exit."""
-    from bench import baseline, gate_report
-    from bench.gate import Rules, check_order, compare
-    from bench.ledger import Ledger
-    from bench.report import print_rich
-
-    before = baseline.read(where)
-    if before is None:
-        recorded = where if baseline.recordable(where, now) and not strict else ""
-        how = "it is recorded" if recorded else f"to record one: bench gate --ledger {ledger} --record FILE"
-        _say(f"There is no baseline at {where} yet; {how}")
-        if recorded:
-            baseline.record(now, Path(where))
-        if as_json:
-            none = {"verdict": "there is no baseline", "exit_code": 4 * strict, "recorded": recorded}
-            _print_json({"schema": "rampart/gate-1", **none})
-        sys.exit(4 if strict else 0)
-    report = compare(before, now, Rules(strict=strict, **rules))
-    if report.rules.sequential:
-        check_order(report, Ledger(Path(ledger)))
-    gate_report.write(report, junit=junit, markdown=markdown, github=github)
-    if as_json:
-        _print_json(gate_report.document(report))
-    if report.comparisons:
-        print_rich(gate_report.table(report))
-    for sentence in gate_report.sentences(report):
-        _say(sentence)
-    sys.exit(report.exit_code)
-
-
-def _resolve(options: dict[str, Any]) -> tuple[Exam, Place]:
-    """The exam and the place that the options name."""
-    from bench.place import Place, pick_batch, pick_device
-    from bench.registry import split_list
-    from bench.request import Request, resolve
-
-    device = pick_device(options["device"])
-    place = Place(
-        Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
-        tuple(str(Path(f).resolve()) for f in options["plugin"]), device, options["batch"] or pick_batch(device),
-        _folder_for_tensorboard(options["tensorboard"]),
-    )  # fmt: skip
-    request = Request(
-        defenses=tuple(text for given in options["defenses"] for text in split_list(given)),
-        net=options["net"], dataset=options["dataset"], threat=options["threat"], seeds=options["seeds"],
-        suite=options["suite"], columns=tuple(split_list(options["columns"])),
-        conditions=tuple(split_list(options["conditions"])), n=options["n"] or 0,
-        weights=options["weights"], attack_seed=options["attack_seed"],
-        precision=options["precision"],
-    )  # fmt: skip
-    return resolve(request, place), place
-
-
-def _folder_for_tensorboard(folder: str) -> str:
-    """The folder, once it is known that it can be written."""
-    from bench.history import summary_writer
-
-    if folder:
-        summary_writer()
-    return str(Path(folder).resolve()) if folder else ""
-
-
 def _say_left_out(exam: Exam) -> None:
     if exam.left_out:
-        _say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
+        say(f"Left out, since they do not search {exam.threat.norm}: {', '.join(exam.left_out)}.")
     for reason, names in exam.unfit.items():
-        _say(f"Left out: {', '.join(names)}: {reason}.")
+        say(f"Left out: {', '.join(names)}: {reason}.")
 
 
 def _say_unset(exam: Exam) -> None:
     """Name the trainings whose settings nobody chose for this data set."""
     if exam.unset:
-        _say(
+        say(
             f"No preset for this data set: {', '.join(exam.unset)}; the defaults are those of CIFAR-10 papers, "
             "and bench list presets shows what there is."
         )
@@ -419,17 +276,7 @@ def _warn_of_hours(exam: Exam, place: Place) -> None:
         return
     for line in costly(plan(exam, place), LONG):
         each = f", {line.forwards // line.missing:,} forwards an image" if line.forwards >= line.missing > 0 else ""
-        _say(f"{line.what}: up to {duration(line.seconds)} on one worker ({line.missing:,} missing{each})")
-
-
-def _executor(name: str, workers: int | None, exam: Exam, place: Place) -> Executor:
-    """The executor by name; auto takes processes for several trainings, or about a minute of attacks or more."""
-    from bench.executors import Inline, Process
-    from bench.place import cores
-    from bench.plan import is_small
-
-    small = name == "auto" and workers is None and is_small(exam, place)
-    return Inline() if name == "inline" or small else Process(workers or cores())
+        say(f"{line.what}: up to {duration(line.seconds)} on one worker ({line.missing:,} missing{each})")
 
 
 def _done(summary: Summary) -> dict[str, Any]:
@@ -449,6 +296,10 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
+for _command in (audit, bisect, bundle, gate, ledger_commands, reproduce, verify):
+    cli.add_command(_command)
+
+
 def main() -> None:
     """Run the command line; every error that a user can mend is one line and an exit code."""
     with suppress(ValueError):  # in a thread of a host program signals are not ours
@@ -463,7 +314,7 @@ def main() -> None:
         error.show()
         code = error.exit_code
     except RampartError as error:
-        _say(f"bench: error: {error}")
+        say(f"bench: error: {error}")
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -477,10 +328,5 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 
 def _interrupted() -> int:
-    _say("bench: interrupted; the same command continues")
+    say("bench: interrupted; the same command continues")
     return 130
-
-
-# What commands in modules of their own need of this one.
-prints_aside, print_json, say = _prints_aside, _print_json, _say
-pick_executor, stop_if_damaged = _executor, _stop_if_damaged

@@ -112,11 +112,11 @@ def _settings(
     report: Callable[[str], None], say: Callable[[str], None],
 ) -> Found:  # fmt: skip
     from bench.bisect_settings import bisect as bisect_settings
-    from bench.cli import _executor, _resolve
+    from bench.cli_exam import executor_of, resolved
 
     return bisect_settings(
-        good, bad, lambda text: _resolve({**options, "defenses": (text,)}),
-        lambda exam, place: _executor(executor, workers, exam, place), rules, report, say,
+        good, bad, lambda text: resolved({**options, "defenses": (text,)}),
+        lambda exam, place: executor_of(executor, workers, exam, place), rules, report, say,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import IncompleteError, UsageError, nearest
 from bench.options import Command, numbers, option, places
 
@@ -55,7 +56,6 @@ def reproduce(paper: str, table: str, *, start: bool, as_json: bool, **options: 
 
     PAPER is a name (part, vir), or a .json like those in leaderboard/papers.
     """  # noqa: D301
-    from bench.cli import prints_aside
     from leaderboard.published import paper as find
 
     with prints_aside():
@@ -167,7 +167,6 @@ def _tables(paper: Paper) -> dict[str, Any]:
 
 def _plan(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, Any], *, as_json: bool) -> None:
     """What it takes; writes nothing."""
-    from bench.cli import prints_aside, say
     from bench.report import duration
 
     with prints_aside():
@@ -250,7 +249,7 @@ def _draw_plan(paper: Paper, table: PaperTable, rows: Sequence[dict[str, Any]]) 
 
 def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, Any], *, as_json: bool) -> None:
     """Do what is missing, exam by exam, and set it beside the paper's numbers."""
-    from bench.cli import pick_executor, prints_aside, say, stop_if_damaged
+    from bench.cli_exam import executor_of
     from bench.report import print_rich, reporter
     from bench.reproduce import together
     from bench.run import run
@@ -273,7 +272,7 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
                 for card in exam.cards(row, one):
                     place.ledger.add(card)
             whole = together([one for _, one in each])
-            executor = pick_executor(options["executor"], options["workers"], whole, place)
+            executor = executor_of(options["executor"], options["workers"], whole, place)
             summary = run(whole, place, executor, report=report.line)
             trained, asked = trained + summary.trained, asked + summary.asked
             failures += summary.failures
@@ -308,15 +307,12 @@ def _place(options: dict[str, Any]) -> Place:
 
 def _say_cannot(cannot: dict[str, str]) -> None:
     """Name the rows that cannot be run, by the reason."""
-    from bench.cli import say
-
     for reason in dict.fromkeys(cannot.values()):
         rows = [row for row, why in cannot.items() if why == reason]
         say(f"Cannot be run here: {', '.join(rows)}: {reason}")
 
 
 def _finish(as_json: bool, document: dict[str, Any]) -> None:
-    from bench.cli import print_json
 
     if as_json:
         print_json(document)

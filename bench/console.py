@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
@@ -18,6 +18,14 @@ def print_json(document: dict[str, Any]) -> None:
 def say(text: str) -> None:
     """A line for a person."""
     sys.stderr.write(text + "\n")
+
+
+def stop_if_damaged(damaged: Sequence[str]) -> None:
+    """Name what the board had to skip, and stop with exit 4."""
+    for said in damaged:
+        say(f"bench: skipped: {said}")
+    if damaged:
+        sys.exit(4)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import subprocess
 import pytest
 
 from bench import TrainingRecord
-from bench.cli import _resolve, run
+from bench.cli import run
+from bench.cli_exam import resolved
 from bench.registry import plugins
 from bench.request import Request, resolve
 from leaderboard.arithmetic import Number, Spent
@@ -54,7 +55,7 @@ def read_back(line, tmp_path):
     """The exam that the command line makes of it."""
     words = words_of(line)
     options = run.make_context("run", words).params
-    return _resolve({**options, "ledger": str(tmp_path), "store": str(tmp_path), "data": str(tmp_path)})[0]
+    return resolved({**options, "ledger": str(tmp_path), "store": str(tmp_path), "data": str(tmp_path)})[0]
 
 
 @pytest.mark.parametrize("defense", TRAINS)
