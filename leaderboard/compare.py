@@ -75,7 +75,7 @@ class Match:
 
     @cached_property
     def column(self) -> str:
-        """The one that is decided for most models."""
+        """The one that tells most of the models."""
         return telling(self.section)
 
     @cached_property

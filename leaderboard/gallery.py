@@ -41,7 +41,7 @@ class Gallery:
 
     @cached_property
     def column(self) -> str:
-        """The column that is decided for most models."""
+        """The column that tells most of the models."""
         return telling(self.section)
 
     @cached_property

@@ -18,12 +18,14 @@ def number(line: Row | Group, section: Section, column: str) -> Number | Spread 
 
 
 def telling(section: Section) -> str:
-    """The column that is decided for most rows: the one that sums up, unless another one is for more; else clean."""
+    """The column that sums up, where it is decided for half of the rows; else the one decided for most; else clean."""
     names = [section.summary, *reversed([h.name for h in section.heads if h.name != CLEAN])]
 
     def decided(column: str) -> int:
         return sum((x := number(row, section, column)) is not None and not x.bound for row in section.rows)
 
+    if section.summary and 2 * decided(section.summary) >= len(section.rows):
+        return section.summary
     return max(filter(None, names), key=decided, default=CLEAN)
 
 
