@@ -45,8 +45,8 @@ class Writer:
             )
         )  # fmt: skip
 
-    def column(self, name, *attacks, strict=True):
-        facts = {"name": name, "attacks": list(attacks), "strict": strict}
+    def column(self, name, *attacks, strict=True, first=0):
+        facts = {"name": name, "attacks": list(attacks), "strict": strict, **({"first": first} if first else {})}
         self.ledger.add(ColumnCard.model_validate({"key": digest(facts), **facts}))
 
     def training(self, label, best, last=None, **facts):

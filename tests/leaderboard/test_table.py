@@ -80,6 +80,26 @@ def test_worst_is_the_union_of_strict_columns(ten):
     assert counts(row(ten.ledger).summary) == (5, 10, False, False)
 
 
+def test_worst_is_a_number_on_the_first_images_that_every_column_went_through(ten):
+    """Of the first five, 2 stands; 0 and 1 were lost, 3 fell to a and 4 to b.  That 7 fell to a says nothing of b."""
+    ten.column("a", A)
+    ten.column("b", B)
+    ten.cell("w", A, range(2, 10), [3, 7])
+    ten.cell("w", B, range(2, 5), [4])
+    summary = row(ten.ledger).summary
+    assert counts(summary) == (1, 5, False, True)
+    assert summary.interval == wilson(1, 5)
+
+
+def test_a_column_of_the_first_images_alone_does_not_shorten_worst(ten):
+    """Column b is about the first four: it has nothing to say of the others."""
+    ten.column("a", A)
+    ten.column("b", B, first=4)
+    ten.cell("w", A, range(2, 10), [3, 7])
+    ten.cell("w", B, [2], [])
+    assert counts(row(ten.ledger).summary) == (6, 10, False, False)
+
+
 def test_worst_is_an_upper_bound_while_a_column_has_not_decided_every_image(ten):
     ten.column("a", A)
     ten.column("b", B)
