@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
+    from bench.canary import Canary
     from bench.course import Course
     from bench.draws import Draws
     from bench.errors import (
@@ -57,6 +58,7 @@ __all__ = [
     "AttackError",
     "Batch",
     "Bpda",
+    "Canary",
     "Cell",
     "Column",
     "ColumnCard",
@@ -119,6 +121,7 @@ _HOMES = {
     for home, words in {
         "archives": "unpack workshop",
         "bpda": "Bpda",
+        "canary": "Canary",
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",

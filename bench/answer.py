@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench.doubts import doubts_of
+from bench.checked import checked
+from bench.doubts import DRIFTS, FICKLE
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import CLEAN, Cell, Condition, Shape
 from bench.files import range_locked
+from bench.honesty import answers, drifted
 from bench.official import corruption as find_corruption
 from bench.origin import about, source_hash
 from bench.place import THREADS
@@ -66,12 +68,16 @@ def answer(place: Place, question: Question) -> list[Record]:
     spoilt = condition.corruption
     corruption = find_corruption(spoilt, place.registry, dataset) if spoilt else None
     first = torch.tensor(question.asked[: subject.tile])
-    doubts = doubts_of(subject, images(dataset.test, first, place.device, corruption, condition.severity)[0])
+    doubts = [doubt.text for doubt in checked(place, cell.net, cell.weights, dataset).doubts]
+    x = images(dataset.test, first, place.device, corruption, condition.severity)[0]
+    before = None if subject.random or FICKLE in doubts else answers(subject, x)
     verdicts = judge_together(
         subject, attacks, ThreatModel.of_cell(cell.threat) if cell.threat else None, dataset.test,
         torch.tensor(question.asked), seed=cell.seed, batch=place.batch, device=place.device,
         corruption=corruption, severity=condition.severity, surrogates=surrogates(attacks[0], place, question.shape),
     )  # fmt: skip
+    if before is not None and drifted(subject, x, before):
+        doubts.append(DRIFTS)
     records = []
     for c, attack, verdict in zip((cell, *question.also), attacks, verdicts, strict=True):
         seconds = time.perf_counter() - started if c is cell else 0.0

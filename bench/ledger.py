@@ -16,6 +16,7 @@ from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
 from bench.files import write_once
 from bench.records import (
+    CheckRecord,
     ColumnCard,
     DatasetCard,
     Document,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel
 
 _HASH = re.compile("[0-9a-f]{64}")
-D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard)
+D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard, CheckRecord)
 
 
 @dataclass(frozen=True)
