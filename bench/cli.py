@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_check import check
 from bench.errors import RampartError, UsageError
 from bench.options import (
     Command,
@@ -52,6 +53,9 @@ def cli() -> None:
     bench run --defense part-trades --suite quick      (a minute on a CPU)
     bench run --defense at trades --dataset mnist --data DIR -n 1000
     """
+
+
+cli.add_command(check)
 
 
 @cli.command(cls=Command)

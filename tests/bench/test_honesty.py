@@ -61,7 +61,7 @@ def test_a_smooth_model_raises_nothing_and_has_a_full_score(part):
 
 
 def test_the_cost_is_that_of_a_few_dozen_passes_of_the_images(part):
-    """Counted by the module itself: at most 2,000 forwards, which is 2 % of AutoAttack on 14 images that stand."""
+    """Counted by the module itself: at most 2,400 passes, 2 % of AutoAttack on 18 images that stand."""
 
     class Counting(Smooth):
         seen = 0
@@ -71,10 +71,10 @@ def test_the_cost_is_that_of_a_few_dozen_passes_of_the_images(part):
             return super().forward(x)
 
     found = check(Counting(), part)
-    assert found.forwards + found.backwards <= 2000
-    assert Counting.seen <= 2000  # with what tiles are padded by
+    assert found.forwards + found.backwards <= 2400
+    assert Counting.seen <= 2400  # with what tiles are padded by
     autoattack = 100 + 900 + 900 + 5000  # forwards an image, with FAB's extra ones left out
-    assert found.forwards + found.backwards <= 0.02 * 14.5 * autoattack
+    assert found.forwards + found.backwards <= 0.02 * 18 * autoattack
 
 
 @pytest.mark.parametrize("by", [1.0, 1e-3, 30.0])
