@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
     from bench.canary import Canary
+    from bench.compared import Asked, contradictions
     from bench.course import Course
     from bench.draws import Draws
     from bench.errors import (
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alias",
+    "Asked",
     "Attack",
     "AttackError",
     "Batch",
@@ -99,6 +101,7 @@ __all__ = [
     "Value",
     "Zoo",
     "attack",
+    "contradictions",
     "corruption",
     "dataset",
     "defense",
@@ -122,6 +125,7 @@ _HOMES = {
         "archives": "unpack workshop",
         "bpda": "Bpda",
         "canary": "Canary",
+        "compared": "Asked contradictions",
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
