@@ -59,13 +59,17 @@ cli.add_command(check)
 
 
 @cli.command(cls=Command)
+@option(
+    "--escalate/--no-escalate", default=None, help="ask more of models that raise a doubt; default: with --suite full"
+)
 @exam_options
 @places
-def run(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
     """
+    from bench.escalation import escalated
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
     from leaderboard.site import document, publish
@@ -76,6 +80,11 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
         exam, place = _resolve(options)
         _warn_of_hours(exam, place)
         summary = run_exam(exam, place, _executor(executor, workers, exam, place), report=report.line)
+        if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
+            for probes, more in escalated(place, exam):
+                models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
+                report.line(f"doubt: {models} asked more: {', '.join(probes)}")
+                summary.add(run_exam(more, place, _executor(executor, workers, more, place), report=report.line))
         page = publish(place.ledger, Path(site))
     board = table(place.ledger)
     test, threat = exam.dataset.test.hash, str(exam.threat)

@@ -16,6 +16,7 @@ class Reason:
     text: str
     why: str
     mend: str
+    probe: str = ""  # the column that is asked in an escalation; none where no attack can help
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ REASONS = {
         "the model's answers are not float32: small differences between images are lost",
         "rounded logits hide the slope that attacks climb; what looks robust may be rounding",
         "return the logits in float32, and do not round them",
+        "probe-margin",
     ),
     "distribution": Reason(
         "the model answers with probabilities, not with logits",
         "the cross-entropy of a softmax of a softmax is nearly flat, so attacks on it find less than there is",
         "leave the softmax out of the forward: the loss applies its own",
+        "probe-margin",
     ),
     "training": Reason(
         "parts of the model stay in training mode when they are told to be in eval mode",
@@ -72,6 +75,7 @@ REASONS = {
         FICKLE,
         "an attack that asks a random model once sees one draw; its gradients average to more than it finds",
         "declare the net with @net(random=True), and attack it by aa-rand or with eot=20",
+        "aa-rand",
     ),
     "mixes": Reason(
         MIXES,
@@ -87,16 +91,19 @@ REASONS = {
         "the model differentiates in its forward, or answers differently when gradients are on",
         "an attack differentiates through its own optimisation, or another model than the one that is judged",
         "let the forward be one function of the image, whatever the grad mode; or name an adaptive attack",
+        "probe-blind",
     ),
     "undifferentiable": Reason(
         "the model raises where it is differentiated",
         "attacks with gradients fail on it, and without them little is known of its robustness",
         "mend the backward of its layers, or give them a stand-in: bench.Bpda(layer)",
+        "probe-blind",
     ),
     "flat": Reason(
         "the model's margin has gradients that are exactly zero",
         "attacks with gradients stand still there: what they leave standing is not robust but not attacked",
         "give the layer without a gradient a stand-in: bench.Bpda(layer); and look at attacks without gradients",
+        "probe-blind",
     ),
     "recognises": Reason(
         "the model has no gradient at test images, and has one at the same images moved by one pixel",
@@ -107,21 +114,25 @@ REASONS = {
         "the model's logits are so far apart that the gradients of the cross-entropy are exactly zero",
         "attacks on the cross-entropy (FGSM, PGD, APGD-CE) stand still, and their columns mean nothing",
         "divide the logits by a constant, or look at attacks on the margin alone: cw, apgd-dlr, apgd-t, fab-t, square",
+        "probe-margin",
     ),
     "jumps": Reason(
         "the model's answer jumps when one pixel moves by 1/255: it remembers images, or is not continuous",
         "what it says of test images says nothing of images near them",
         "remove what it stores of the test images; a layer that jumps needs a stand-in: bench.Bpda(layer)",
+        "probe-blind",
     ),
     "rough": Reason(
         "the model's answer jumps as the image moves a little: its gradients say nothing of what lies beside it",
         "attacks with gradients follow a slope that ends at once",
         "look at attacks without gradients and at larger eot; a layer that sorts or thresholds needs a stand-in",
+        "probe-blind",
     ),
     "dishonest": Reason(
         "the model's gradients are not the slopes of its answers",
         "attacks with gradients are sent elsewhere; what they leave standing is not attacked",
         "differentiate what the forward does; where that is impossible, use bench.Bpda(layer, stand_in)",
+        "probe-blind",
     ),
     "holds-images": Reason(
         "the model's weights hold test images",

@@ -40,6 +40,13 @@ class Summary:
     records: list[Record] = field(default_factory=list)
     failures: list[RampartError] = field(default_factory=list)
 
+    def add(self, other: Summary) -> None:
+        """Take in what a further run did."""
+        self.trained += other.trained
+        self.asked += other.asked
+        self.records += other.records
+        self.failures += other.failures
+
 
 def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
