@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench.canary import Canary
+from bench.doubts import REASONS
 from bench.errors import RampartError
 from bench.evaluate import Subject, images, judge
 from bench.honesty import answers, check_model, drifted
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 DATASET, THREAT = "digits", "linf:0.2"
 ATTACK = "pgd(steps=100, step=0.125)"  # what says how robust they look
 JUDGES = ("apgd-ce", "apgd-t", "square(queries=1000)")  # of the models that they are made of
-N = 100  # test images behind the accuracies
+N = 50  # test images behind the accuracies
 
 TOP = """# Canaries: does the bench notice a broken defense?
 
@@ -57,6 +58,7 @@ class Seen:
     said: float  # accuracy under PGD-100
     most: float  # the same after also trying the images by which the model that it is made of fell: an upper bound
     clean: float
+    probed: float | None  # the same as `said` after the attacks that the doubts call for; None where none can help
     forwards: int
     backwards: int
 
@@ -71,8 +73,8 @@ def canaries(place: Place) -> list[Canary]:
     return [thing for thing in place.registry.all("canary") if isinstance(thing, Canary)]
 
 
-def look(place: Place, chosen: Iterable[Canary] = (), n: int = N) -> Iterator[Seen]:
-    """Break the models and look at each."""
+def look(place: Place, chosen: Iterable[Canary] = (), n: int = N, *, probe: bool = False) -> Iterator[Seen]:
+    """Break the models and look at each; probe: also by the attacks that their doubts call for, which takes minutes."""
     made: dict[tuple[str, str], tuple[nn.Module, torch.Tensor]] = {}
     dataset = place.dataset(place.registry.parse("dataset", DATASET))
     for canary in chosen or canaries(place):
@@ -80,7 +82,7 @@ def look(place: Place, chosen: Iterable[Canary] = (), n: int = N) -> Iterator[Se
         if key not in made:
             module = trained(place, *key)
             made[key] = (module, _fallen(place, module, dataset, n))
-        yield _look(place, canary, *made[key], dataset, n)
+        yield _look(place, canary, *made[key], dataset, n, probe=probe)
 
 
 def trained(place: Place, defense: str, net: str) -> nn.Module:
@@ -118,7 +120,7 @@ def _tile(n: int) -> int:
 
 
 def _look(
-    place: Place, canary: Canary, module: nn.Module, fallen: torch.Tensor, dataset: Dataset, n: int
+    place: Place, canary: Canary, module: nn.Module, fallen: torch.Tensor, dataset: Dataset, n: int, *, probe: bool
 ) -> Seen:  # fmt: skip
     asked = torch.arange(min(n, len(dataset.test)))
     torch.manual_seed(0)
@@ -135,13 +137,32 @@ def _look(
     if not canary.random and "fickle" not in codes and drifted(subject, x, before):
         codes += ("drifts",)
     stands = clean & ~verdict.fell
+    wanted = {REASONS[code].probe for code in codes}
+    probed = None if "" in wanted else stands.clone()
+    if probed is not None and probe:
+        subject = broken(place, canary, module, dataset, _tile(n))
+        for name in sorted(wanted):
+            probed[_felled(place, subject, place.registry.column(name).attacks, dataset, asked[probed])] = False
     transferred = (
         answers(broken(place, canary, module, dataset, _tile(n)), fallen.to(place.device)).argmax(1).eq(y).cpu()
     )
     return Seen(
         canary.name, canary.summary, canary.caught_by, codes, _share(stands), _share(stands & transferred),
-        _share(clean), checked.forwards, checked.backwards,
+        _share(clean), None if probed is None else _share(probed), checked.forwards, checked.backwards,
     )  # fmt: skip
+
+
+def _felled(place: Place, subject: Subject, attacks: Iterable[str], dataset: Dataset, asked: torch.Tensor) -> list[int]:
+    """Which of these images fell to any of these attacks."""
+    threat, felled = ThreatModel.parse(THREAT), []
+    for text in attacks:
+        if not len(asked):
+            break
+        attack = place.registry.parse("attack", text)
+        verdict = judge(subject, attack, threat, dataset.test, asked, seed=0, batch=place.batch, device=place.device)
+        felled += verdict.asked[verdict.fell].tolist()
+        asked = verdict.asked[~verdict.fell]
+    return felled
 
 
 def _share(which: torch.Tensor) -> float:
@@ -158,14 +179,17 @@ def page(seen: Sequence[Seen]) -> str:
         f"{max(s.backwards for s in seen):,} backwards of one image.\n\n"
     )
     columns = (
-        f"PGD-100 says: accuracy under PGD-100 at {THREAT} on the first {N} test images. At most: the same, after also "
-        "trying the images by which the model that it is made of fell to APGD and Square. The difference is what "
-        "the number overstates at least.\n\n"
-        "| model | what is wrong | clean | PGD-100 says | at most | must raise | raises |\n"
-        "| --- | --- | ---: | ---: | ---: | --- | --- |\n"
+        f'Accuracies in percent, at {THREAT} on the first {N} test images. "PGD-100 says" is what the board would have '
+        'without the checks. "At most" is the same after also trying the images by which the model that it is made of '
+        'fell to APGD and Square: the difference is what the number overstates at least. "Probes say" is the same '
+        "after `--escalate`, which asks the attacks that the doubts call for; where a doubt is about something that no "
+        "attack can mend, the row is not to be trusted.\n\n"
+        "| model | what is wrong | clean | PGD-100 says | at most | probes say | must raise | raises |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |\n"
     )
     rows = [
         f"| {s.name} | {s.summary} | {100 * s.clean:.0f} | {100 * s.said:.0f} | {100 * s.most:.0f} "
+        f"| {'not trusted' if s.probed is None else f'{100 * s.probed:.0f}' if s.found else ''} "
         f"| {s.expected or 'nothing: it is honest'} | {', '.join(s.found) or 'nothing'} |\n"
         for s in [*broken, *honest]
     ]
@@ -182,7 +206,7 @@ def main(words: Sequence[str]) -> int:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder, "ledger"), Path(folder, "store"), Path(folder, "data"))
-        seen = list(look(place))
+        seen = list(look(place, probe=True))
     text = json.dumps(document(seen), indent=1) + "\n" if "--json" in words else page(seen)
     sys.stdout.write(text)
     wrong = [s for s in seen if not s.right]

@@ -23,17 +23,16 @@ from bench.draws import Draws
 from bench.errors import ModelError
 from bench.evaluate import Subject
 from bench.threat import per_image_sum
-from bench.victim import Victim, logits_of
+from bench.victim import Victim, logits_of, small
 
 if TYPE_CHECKING:
     from bench.exam import Part
 
 VERSION = 1  # of the checks: raise it when their answers change
-IMAGES = 64  # the first of the test part
-SLOPES = 32  # of these are differentiated by hand
+IMAGES, LARGE = 64, 32  # the first of the test part; fewer for a large model.  Half of them are differentiated by hand
 DIRECTIONS = 4  # random ones an image, beside the gradient's own
-FEW = 0.02  # a share of images that may be odd: more than one of 64
-ODD = 0.05  # likewise of gradients by hand, where one of 32 may sit on an edge
+FEW = 0.02  # a share of images that may be odd
+ODD = 0.05  # likewise of gradients by hand, where an image may sit on an edge
 AGAIN = 1e-5  # of the largest logit: rounding between two passes
 BESIDE = 1e-4  # of the largest logit: rounding between two layouts of a batch
 NOISE = 0.03  # half-width of the noise around an image, for a second look at its gradients
@@ -60,12 +59,14 @@ class Checked:
         return tuple(doubt.code for doubt in self.doubts)
 
 
-def check_model(subject: Subject, part: Part, device: torch.device, most: int = IMAGES) -> Checked:
+def check_model(subject: Subject, part: Part, device: torch.device, most: int = 0) -> Checked:
     """Look at a model with the first images of a test part; the subject's module is changed if it changes itself.
+
+    most: images; 0 is as many as its size allows.
 
     The order matters: where a model is no function of one image, checks that take it for one are left out.
     """
-    checks = _Checks(subject, part, device, most)
+    checks = _Checks(subject, part, device, most or (IMAGES if small(subject.module) else LARGE))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         checks.run()
@@ -202,13 +203,13 @@ class _Checks:
         )
         self.figures["zero_gradients_of_margin"] = _share(flat)
         self.figures["zero_gradients_of_cross_entropy"] = _share(dark)
-        if _share(flat) > FEW:
+        if _many(flat, FEW):
             here = self._zero(clean, label, margin)
             there = self._zero(moved, self.ask(moved).nan_to_num().argmax(1), margin)
             if _share(here) > 0.5 > 2 * _share(there):
                 self.doubt("recognises", here, share=_share(here), share_when_moved=_share(there))
             self.doubt("flat", flat, share=_share(flat))
-        elif _share(dark) > FEW:
+        elif _many(dark, FEW):
             self.doubt("underflow", dark, share=_share(dark))
         with_grad = self.meter(clean.clone().requires_grad_()).detach().nan_to_num()
         plain = self.ask(clean).nan_to_num()
@@ -230,14 +231,16 @@ class _Checks:
         first, then = self.ask(self.x).nan_to_num(), self.ask(moved).nan_to_num()
         jump = (then - first).abs().amax(1) / _spread(first)
         self.figures["largest_jump_of_one_pixel"] = float(jump.max())
-        if _share(jump > JUMP) > FEW:
+        if _many(jump > JUMP, FEW):
             self.doubt("jumps", jump > JUMP, share=_share(jump > JUMP), largest=float(jump.max()))
 
     def _slopes(self) -> None:
         """Autograd's slopes beside central differences: along random directions and along the gradient's signs."""
         if any(isinstance(m, Bpda) for m in self.module.modules()) or self.subject.random:
             return  # its gradients are a stand-in's, and say so; of random answers there is no difference to take
-        x = self.x[:SLOPES].clamp(2 * NOISE, 1 - 2 * NOISE)  # away from the edges of the box, where clamps may bend
+        x = self.x[: max(1, len(self.x) // 2)].clamp(
+            2 * NOISE, 1 - 2 * NOISE
+        )  # away from the edges of the box, where clamps may bend
         function, precise = self._exact(x)
         step, tolerance = (STEP, TOLERANCE) if precise else (COARSE_STEP, COARSE_TOLERANCE)
         error, leap = self._slope_errors(function, x.double() if precise else x, step)
@@ -248,9 +251,9 @@ class _Checks:
         rough = leap > LEAST_LEAP
         self.figures["rough"] = _share(rough)
         self.figures["largest_leap"] = float(leap.max())
-        if _share(rough) > ODD:
+        if _many(rough, ODD):
             self.doubt("rough", rough, share=_share(rough), largest=float(leap.max()))
-        elif _share(wrong) > ODD:
+        elif _many(wrong, ODD):
             self.doubt("dishonest", wrong, share=_share(wrong), median_error=float(error.median()))
 
     def _exact(self, x: Tensor) -> tuple[Callable[[Tensor], Tensor], bool]:
@@ -421,6 +424,11 @@ def _spread(logits: Tensor) -> Tensor:
 
 def _share(which: Tensor) -> float:
     return float(which.float().mean()) if len(which) else 0.0
+
+
+def _many(which: Tensor, share: float) -> bool:
+    """Whether it is more than this share of the images, and more than one, unless there are very few."""
+    return int(which.sum()) > max(share * len(which), 1 if len(which) > 4 else 0)
 
 
 def _names(names: list[str], most: int = 3) -> str:
