@@ -93,7 +93,7 @@ def check_corruption(recipe: Recipe) -> Findings:
     reasons = {shape: plugin.unfit(shape) if plugin.unfit else "" for shape in SHAPES}
     fitting = [shape for shape, reason in reasons.items() if not reason]
     if not fitting:
-        found.skipped.append(next(iter(reasons.values())))
+        found.skipped.append(reasons[SHAPES[2]])
     for shape in fitting[:2]:
         for severity in Condition.SEVERITIES:
             if not _spoils(found, recipe, shape, severity):

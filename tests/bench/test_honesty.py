@@ -236,6 +236,31 @@ def test_fingerprints_see_every_tensor_counter_and_list():
     assert {name for name in now if now[name] != before[name]} == {"hidden", "plain", "calls", "seen"}
 
 
+def test_a_table_that_is_made_once_is_no_change(part):
+    """As position encodings are; one that is made anew each time, with other values, is one."""
+
+    class Table(Smooth):
+        def __init__(self, *, again):
+            super().__init__()
+            self.table, self.again, self.made = None, again, 0.0
+
+        def forward(self, x):
+            if self.table is None or self.again:
+                self.table = torch.zeros(3) + (self.table.sum() + 1 if self.again and self.table is not None else 0)
+            return super().forward(x)
+
+    assert check(Table(again=False), part).codes == ()
+    (doubt,) = check(Table(again=True), part).doubts
+    assert (doubt.code, doubt.what) == ("state", "table")
+
+
+def test_odd_tensors_are_passed_over(part):
+    """Sparse and complex ones: they are looked at by nobody, and break nothing."""
+    module = Smooth()
+    module.sparse, module.waves = torch.eye(64).to_sparse(), torch.ones(64, dtype=torch.complex64)
+    assert check(module, part).codes == ()
+
+
 def test_every_reason_says_what_why_and_how():
     """Sentences without a full stop, and none twice."""
     for reason in REASONS.values():
