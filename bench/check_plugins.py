@@ -331,6 +331,8 @@ def check_defense(recipe: Recipe, place: Place, dataset: str, net: str) -> Findi
                 models.append(train(recipe, chosen, job).cpu().eval())
             if not plugin.trains:
                 break
+    except (UsageError, IncompleteError):  # something is missing, or was asked for that cannot be
+        raise
     except RampartError as error:
         found.fault(
             "contract", str(error).replace("; no record was written", ""), where, "nobody can train it",

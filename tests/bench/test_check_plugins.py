@@ -261,6 +261,9 @@ def test_weights_are_found_by_the_beginning_of_their_hash(bench, tmp_path):
     assert "there is no attack or defense or net or corruption or dataset 'fgsn'" in unknown.stderr
     assert "did you mean 'fgsm'?" in unknown.stderr
     assert bench("check", "net:fgsm").returncode == 2
+    missing = bench("check", "checkpoint(path='no.pth')", "--net", "cnn")
+    assert missing.returncode in {2, 4}
+    assert "no.pth" in missing.stderr
     assert bench("check", "huge", *plugin).returncode == 4
 
 
