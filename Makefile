@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench conformance power planted clean
+.PHONY: help quickstart test chromium docs bench canaries conformance power planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -41,6 +41,11 @@ docs: $(VENV)/.installed-dev  ## Write docs/suites.md and docs/defenses.md from 
 
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
+
+canaries: $(VENV)/.installed  ## Break models on purpose and see that each is noticed; writes docs/canaries.md (minutes)
+	@$(BIN)/python -m bench.canaries > docs/canaries.md.new || { cat docs/canaries.md.new; rm docs/canaries.md.new; exit 1; }
+	@mv docs/canaries.md.new docs/canaries.md
+	@cat docs/canaries.md
 
 conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
 	@$(PIP) --no-build-isolation --editable '.[conformance]'

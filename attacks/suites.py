@@ -28,6 +28,13 @@ AA_TA10 = Column(
 )
 # The reference implementation, in Linf and L2: verdicts depend on the batch, so it is for comparison alone.
 AA_REFERENCE = Column("aa-reference", ("reference-apgd-ce", "reference-apgd-t", "reference-fab-t", "reference-square"))
+# What a doubt about a model calls for: where the scale of its logits may hide their slope, where slopes say nothing.
+PROBE_MARGIN = Column("probe-margin", ("cw(steps=100, step=0.125, keep='any')", "apgd-dlr", "apgd-t"))
+PROBE_BLIND = Column(
+    "probe-blind",
+    ("square(queries=5000)", "nes"),
+    by_norm=(("l2", ("square(queries=5000)",)), ("l1", ("square(queries=5000)",))),
+)
 MDE = Column("mde", ("apgd-ce", "md", "mdmt", "fab-t"))
 
 QUICK = Suite(

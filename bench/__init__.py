@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
+    from bench.canary import Canary
+    from bench.compared import Asked, contradictions
     from bench.course import Course
     from bench.draws import Draws
     from bench.errors import (
@@ -66,10 +68,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alias",
+    "Asked",
     "Attack",
     "AttackError",
     "Batch",
     "Bpda",
+    "Canary",
     "Cell",
     "Column",
     "ColumnCard",
@@ -116,6 +120,7 @@ __all__ = [
     "Zoo",
     "attack",
     "binomial_tail",
+    "contradictions",
     "corruption",
     "dataset",
     "defense",
@@ -142,6 +147,8 @@ _HOMES = {
     for home, words in {
         "archives": "unpack workshop",
         "bpda": "Bpda",
+        "canary": "Canary",
+        "compared": "Asked contradictions",
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",

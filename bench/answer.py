@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.bundles import make
-from bench.doubts import doubts_of
+from bench.checked import checked
+from bench.doubts import DRIFTS, FICKLE
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import CLEAN, Cell, Condition, Shape
 from bench.files import range_locked
+from bench.honesty import answers, drifted
 from bench.official import corruption as find_corruption
 from bench.origin import about, source_hash
 from bench.place import THREADS
@@ -71,13 +73,17 @@ def answer(place: Place, question: Question) -> list[Record]:
     def look(asked: Tensor) -> tuple[Tensor, Tensor]:
         return images(dataset.test, asked, place.device, corruption, condition.severity)
 
-    doubts = doubts_of(subject, look(torch.tensor(question.asked[: subject.tile]))[0])
+    doubts = [doubt.text for doubt in checked(place, cell.net, cell.weights, dataset).doubts]
+    x = look(torch.tensor(question.asked[: subject.tile]))[0]
+    before = None if subject.random or FICKLE in doubts else answers(subject, x)
     threat = ThreatModel.of_cell(cell.threat) if cell.threat else None
     verdicts = judge_together(
         subject, attacks, threat, dataset.test, torch.tensor(question.asked),
         seed=cell.seed, batch=place.batch, device=place.device, corruption=corruption, severity=condition.severity,
         surrogates=surrogates(attacks[0], place, question.shape),
     )  # fmt: skip
+    if before is not None and drifted(subject, x, before):
+        doubts.append(DRIFTS)
     records = []
     for c, attack, verdict in zip((cell, *question.also), attacks, verdicts, strict=True):
         seconds = time.perf_counter() - started if c is cell else 0.0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.cli_bisect import bisect
+from bench.cli_check import check
 from bench.cli_exam import executor_of, resolved
 from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from bench.request import Exam
     from bench.run import Summary
 
-KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo")
+KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo", "canaries")
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -58,13 +59,17 @@ def cli() -> None:
 
 
 @cli.command(cls=Command)
+@option(
+    "--escalate/--no-escalate", default=None, help="ask more of models that raise a doubt; default: with --suite full"
+)
 @exam_options
 @places
-def run(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
     """
+    from bench.escalation import escalated
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
     from leaderboard.document import document
@@ -75,6 +80,11 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, **options:
         exam, place = resolved(options)
         _warn_of_hours(exam, place)
         summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
+        if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
+            for probes, more in escalated(place, exam):
+                models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
+                report.line(f"doubt: {models} asked more: {', '.join(probes)}")
+                summary.add(run_exam(more, place, executor_of(executor, workers, more, place), report=report.line))
         board = publish(place.ledger, Path(site)).board
     page = Path(site) / "index.html"
     test, threat = exam.dataset.test.hash, str(exam.threat)
@@ -296,7 +306,7 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
-for _command in (audit, bisect, bundle, gate, ledger_commands, reproduce, verify):
+for _command in (audit, bisect, bundle, check, gate, ledger_commands, reproduce, verify):
     cli.add_command(_command)
 
 

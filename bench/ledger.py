@@ -18,6 +18,7 @@ from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
 from bench.files import INCOMING, sweep, write_once
 from bench.records import (
+    CheckRecord,
     ColumnCard,
     DatasetCard,
     Document,
@@ -41,7 +42,18 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel
 
 _HASH = re.compile("[0-9a-f]{64}")
-D = TypeVar("D", Record, TrainingRecord, DatasetCard, ColumnCard, ExamCard, VerificationRecord, TableCard, ReportedCard)
+D = TypeVar(
+    "D",
+    Record,
+    TrainingRecord,
+    DatasetCard,
+    ColumnCard,
+    ExamCard,
+    VerificationRecord,
+    TableCard,
+    ReportedCard,
+    CheckRecord,
+)
 
 
 @dataclass(frozen=True)

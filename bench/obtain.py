@@ -75,7 +75,7 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
             build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
         )  # fmt: skip
         be_exact(training_threads(job.build()))
-        module = _run(defense, net, job)
+        module = train(defense, net, job)
         record = _record(place, lesson, defense, net, dataset.name, job, module)
         place.ledger.add(record)
         shutil.rmtree(job.scratch, ignore_errors=True)
@@ -87,7 +87,7 @@ def training_threads(module: nn.Module) -> int:
     return 1 if small(module) else cores()
 
 
-def _run(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
+def train(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
     """The defense's model, checked; an exception of its own is named after it."""
     try:
         module: object = defense.plugin.function(job, **defense.plugin.arguments(defense.settings))

@@ -62,6 +62,10 @@ class Place:
         """A net with weights from the store, frozen on the device."""
         return _subject(self, net, weights, shape, precision)
 
+    def fresh(self, net: str, weights: str, shape: Shape) -> Subject:
+        """The same in exact arithmetic, loaded anew: what is done to it is seen by nobody else."""
+        return _load(self, net, weights, shape)
+
 
 def cores() -> int:
     """The processors that this process may use."""
@@ -100,18 +104,24 @@ def _dataset(place: Place, written: str) -> Dataset:
 
 @lru_cache(maxsize=4)
 def _subject(place: Place, net: str, weights: str, shape: Shape, precision: Precision) -> Subject:
+    exact = _load(place, net, weights, shape)
+    if precision == "exact" or exact.random:
+        return exact
+    module, tile = exact.module, exact.tile
+    drawn = torch.rand(tile, shape.channels, shape.size, shape.size, generator=torch.Generator().manual_seed(0))
+    fast = hasten(module, drawn.to(place.device))
+    # Small nets gain in forwards alone.
+    return Subject(module, tile, exact.random, None if fast is module else fast, blind=small(module))
+
+
+def _load(place: Place, net: str, weights: str, shape: Shape) -> Subject:
+    """A net with weights from the store, frozen on the device."""
     recipe = place.registry.parse("net", net)
     assert isinstance(recipe.plugin, Net)
     module = build(recipe, shape)
     module.load_state_dict(place.store.get(weights))
     module = freeze(module, place.device)
-    tile = tile_size(place.device, module)
-    if precision == "exact":
-        return Subject(module, tile, recipe.plugin.random)
-    drawn = torch.rand(tile, shape.channels, shape.size, shape.size, generator=torch.Generator().manual_seed(0))
-    fast = module if recipe.plugin.random else hasten(module, drawn.to(place.device))
-    # Small nets gain in forwards alone.
-    return Subject(module, tile, recipe.plugin.random, None if fast is module else fast, blind=small(module))
+    return Subject(module, tile_size(place.device, module), recipe.plugin.random)
 
 
 def build(recipe: Recipe, shape: Shape) -> torch.nn.Module:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from bench.exam import Cell, Precision, Training
+from bench.exam import Cell, Precision, Training, digest
 from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -234,7 +234,58 @@ class ReportedCard(_Document):
     made: str  # when it was written down here; UTC, ISO 8601
 
 
-Document = Record | TrainingRecord | DatasetCard | ColumnCard | ExamCard | VerificationRecord | TableCard | ReportedCard
+class Doubted(_Document):
+    """A reason to distrust a model, with its evidence."""
+
+    code: str
+    text: str
+    images: list[int]  # places in the test part where it shows
+    figures: dict[str, float]
+    what: str  # names of modules or tensors; empty where it is about none
+
+
+class CheckRecord(_Document):
+    """What the checks before any attack said of weights on a test part.  `key` is the hash of what was checked."""
+
+    schema_: Literal["rampart/check-1"] = Field("rampart/check-1", alias="schema")
+    key: Hash
+    net: str
+    weights: Hash
+    dataset: str  # the name, for people
+    test: Hash
+    version: int  # of the checks
+    n: int  # the first so many test images were looked at
+    doubts: list[Doubted]
+    figures: dict[str, float]  # gradient_honesty: the share of images whose gradients are those of the answers
+    cost: Spent
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+    @model_validator(mode="after")
+    def _keyed(self) -> CheckRecord:
+        if self.key != check_key(self.net, self.weights, self.test, self.version):
+            raise ValueError("the key is not that of its check: a field was changed")
+        return self
+
+
+def check_key(net: str, weights: str, test: str, version: int) -> str:
+    """The name of a check in the ledger."""
+    return digest({"check": {"net": net, "weights": weights, "test": test, "version": version}})
+
+
+Document = (
+    Record
+    | TrainingRecord
+    | DatasetCard
+    | ColumnCard
+    | ExamCard
+    | VerificationRecord
+    | TableCard
+    | ReportedCard
+    | CheckRecord
+)
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 
 

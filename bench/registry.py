@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+from bench.canary import Canary
 from bench.errors import UsageError, nearest
 from bench.exam import Column, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset, Recipe, Value
@@ -48,6 +49,9 @@ class Registry:
                     self._add(thing.kind, thing.name, thing, f"{module.__name__} (alias {thing.name})")
                 case tuple() if thing and all(isinstance(t, Preset) for t in thing):
                     self.presets += thing
+                case tuple() if thing and all(isinstance(t, Canary) for t in thing):
+                    for canary in thing:
+                        self._add("canary", canary.name, canary, f"{module.__name__} (canary {canary.name})")
 
     def _add(self, kind: str, name: str, thing: object, origin: str) -> None:
         place = (kind, name)

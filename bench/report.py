@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 
+from bench.canary import Canary
 from bench.exam import Column, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset
 from bench.zoo import Zoo
@@ -27,20 +28,22 @@ if TYPE_CHECKING:
     from bench.zoo import Finding
 
 EVERY = 2.0  # seconds between lines where there is no terminal
+SINGULAR = {"canaries": "canary"}
+ALWAYS = ("failed:", "doubt:")  # how lines begin that are never left out
 
 
 @dataclass
 class Reporter:
-    """A line of progress: in place on a terminal, else one every few seconds; failures always."""
+    """A line of progress: in place on a terminal, else one every few seconds; failures and doubts always."""
 
     status: Status | None = None
     last: float = field(default=0.0)
 
     def line(self, text: str) -> None:
         """Show a line."""
-        if self.status is not None and not text.startswith("failed:"):
+        if self.status is not None and not text.startswith(ALWAYS):
             self.status.update(text.replace("[", r"\["))
-        elif text.startswith("failed:") or time.monotonic() - self.last >= EVERY:
+        elif text.startswith(ALWAYS) or time.monotonic() - self.last >= EVERY:
             self.last = time.monotonic()
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
@@ -108,7 +111,9 @@ def duration(seconds: float, digits: int = 1) -> str:
 def catalogue(registry: Registry, kind: str, words: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Everything of a kind (plural) of which all the words are said, as plain values."""
     presets = sorted(registry.presets, key=lambda p: (p.defense, p.dataset, p.name, p.net))
-    things: list[object] = [*presets] if kind == "presets" else [*registry.all(kind.removesuffix("s"))]
+    things: list[object] = (
+        [*presets] if kind == "presets" else [*registry.all(SINGULAR.get(kind, kind.removesuffix("s")))]
+    )
     entries = [_entry(t) for t in things if not isinstance(t, Zoo)] + [
         entry for t in things if isinstance(t, Zoo) for entry in t.entries()
     ]
@@ -135,6 +140,9 @@ def _entry(thing: object) -> dict[str, Any]:
             }  # fmt: skip
         case Plugin():
             return _plugin(thing)
+        case Canary():
+            caught = f"; must raise {thing.caught_by}" if thing.caught_by else "; honest: must raise nothing"
+            return {"name": thing.name, "summary": thing.summary + caught, "settings": {}}
         case Alias():
             return {"name": thing.name, "summary": f"short for {thing.recipe}", "settings": {}}
         case Column():

@@ -199,6 +199,14 @@ def _fitting(suite: Suite, registry: Registry, threat: ThreatModel) -> tuple[Sui
     return replace(suite, parts=parts), out
 
 
+def fitting(
+    suite: Suite, place: Place, threat: ThreatModel, dataset: Dataset
+) -> tuple[dict[str, Column], dict[str, Recipe], tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """A suite's columns, attacks and questions under a threat, and the columns that do not search its norm."""
+    suite, left_out = _fitting(suite, place.registry, threat)
+    return *_columns(suite, place, threat, dataset), left_out
+
+
 def _columns(
     suite: Suite, place: Place, threat: ThreatModel, dataset: Dataset
 ) -> tuple[dict[str, Column], dict[str, Recipe], tuple[tuple[str, str], ...]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.answer import Question
+from bench.checked import Check, known
 from bench.errors import IncompleteError, RampartError
 from bench.exam import CLEAN
 from bench.executors import Executor, Inline
@@ -19,7 +20,7 @@ from bench.obtain import existing, training_threads
 from bench.outcomes import next_question
 from bench.place import build
 from bench.recipe import Recipe
-from bench.records import Document, Record, TrainingRecord
+from bench.records import CheckRecord, Document, Record, TrainingRecord
 from bench.request import passes
 
 if TYPE_CHECKING:
@@ -39,6 +40,13 @@ class Summary:
     records: list[Record] = field(default_factory=list)
     failures: list[RampartError] = field(default_factory=list)
 
+    def add(self, other: Summary) -> None:
+        """Take in what a further run did."""
+        self.trained += other.trained
+        self.asked += other.asked
+        self.records += other.records
+        self.failures += other.failures
+
 
 def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
@@ -49,6 +57,7 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
     if trained:
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
+    _check(exam, place, executor, models, report)
     failed: set[str] = set()
     before: list[Question] = []
     patient, answered = False, 0
@@ -81,6 +90,23 @@ def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, repor
             summary.trained += 1
     found = (existing(place, lesson.training) for lesson in exam.lessons)
     return [record for record in found if record is not None]
+
+
+def _check(
+    exam: Exam, place: Place, executor: Executor, models: Sequence[tuple[TrainingRecord, str]], report: Report
+) -> None:
+    """Look at each model before any attack, so that a broken one is named in seconds; what fails, fails again below."""
+    test = exam.dataset.test.hash
+    wanted = dict.fromkeys((record.net, weights) for record, weights in models)
+    checks = [
+        Check(net, weights, exam.dataset_recipe.written)
+        for net, weights in wanted if known(place, net, weights, test) is None
+    ]  # fmt: skip
+    for check, result in executor(place, checks):
+        for found in result if isinstance(result, list) else ():
+            if isinstance(found, CheckRecord):
+                for doubt in found.doubts:
+                    report(f"doubt: {check.weights[:8]}: {doubt.text}")
 
 
 def _book(

@@ -12,6 +12,17 @@ from bench import UsageError, net
 from defenses.nets import BasicBlock, Floats, conv3x3, normalisation, stage
 
 
+@net()
+def softmax_regression(*, classes: int, channels: int, size: int, mean: Floats = (), std: Floats = ()) -> nn.Module:
+    """A linear model, whose distance to every class has a closed form; for any size."""
+    layers = OrderedDict(
+        normalise=normalisation(channels, mean, std),
+        flat=nn.Flatten(),
+        linear=nn.Linear(channels * size * size, classes),
+    )
+    return nn.Sequential(layers)
+
+
 @net(paper="arXiv:1901.08573")
 def small_cnn(*, classes: int, channels: int, size: int, mean: Floats = (), std: Floats = ()) -> nn.Module:
     """The MNIST net of TRADES, in the shape of Carlini and Wagner's (arXiv:1608.04644); for any size from 16."""

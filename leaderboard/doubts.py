@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench import Asked, contradictions
 from leaderboard.images import Images
 from leaderboard.words import name_of, natural
 
@@ -41,6 +42,14 @@ def said(records: Iterable[Record]) -> tuple[Doubt, ...]:
 
 
 def masked(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
+    """What shows when the attacks on one model are set side by side."""
+    asked = [
+        Asked(attack, c.records[0].access, _gradients(c), c.asked, c.fell) for attack, c in sorted(cells.items())
+    ]  # fmt: skip
+    return (*_blind(cells), *(Doubt(found.text, found.attacks) for found in contradictions(asked)))
+
+
+def _blind(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
     """Images that fell to attacks without gradients, and to none with gradients that was asked about them.
 
     The gradients of such a model may be masked: who has them can do all that one can do without (arXiv:1802.00420).
