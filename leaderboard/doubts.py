@@ -66,7 +66,10 @@ def _blind(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
         return ()
     more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
     named = ", ".join(map(str, images[:NAMED])) + more
-    text = f"{len(images):,} image{'s' * (len(images) != 1)} fell to an attack without gradients and to none with them ({named}): masked gradients?"
+    noun = "image" if len(images) == 1 else "images"
+    text = (
+        f"{len(images):,} {noun} fell to an attack without gradients and to none with them ({named}): masked gradients?"
+    )
     return (Doubt(text, tuple(sorted({name_of(a) for a in fell}, key=natural))),)
 
 
