@@ -43,7 +43,7 @@ bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
 
 canaries: $(VENV)/.installed  ## Break models on purpose and see that each is noticed; writes docs/canaries.md (minutes)
-	@$(BIN)/python -m bench.canaries > docs/canaries.md.new || { cat docs/canaries.md.new; rm docs/canaries.md.new; exit 1; }
+	@$(BIN)/python -m tests.conformance.canaries > docs/canaries.md.new || { cat docs/canaries.md.new; rm docs/canaries.md.new; exit 1; }
 	@mv docs/canaries.md.new docs/canaries.md
 	@cat docs/canaries.md
 

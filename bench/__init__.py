@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
     from bench.canary import Canary
-    from bench.compared import Asked, contradictions
     from bench.course import Course
     from bench.draws import Draws
     from bench.errors import (
@@ -68,7 +67,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alias",
-    "Asked",
     "Attack",
     "AttackError",
     "Batch",
@@ -120,7 +118,6 @@ __all__ = [
     "Zoo",
     "attack",
     "binomial_tail",
-    "contradictions",
     "corruption",
     "dataset",
     "defense",
@@ -148,7 +145,6 @@ _HOMES = {
         "archives": "unpack workshop",
         "bpda": "Bpda",
         "canary": "Canary",
-        "compared": "Asked contradictions",
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",

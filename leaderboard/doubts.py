@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import Asked, contradictions
+from leaderboard.contradictions import Asked, contradictions
 from leaderboard.images import Images
 from leaderboard.words import name_of, natural
 

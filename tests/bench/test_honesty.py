@@ -12,7 +12,6 @@ from torch import nn
 
 from bench import place as places
 from bench.answer import Question
-from bench.canaries import canaries, document, look, page, trained
 from bench.checked import checked, known
 from bench.doubts import DRIFTS, REASONS
 from bench.errors import IntegrityError, ModelError
@@ -24,6 +23,7 @@ from bench.records import CheckRecord, Record, TrainingRecord, check_key
 from bench.request import Request, resolve
 from bench.run import run
 from bench.victim import freeze
+from tests.conformance.canaries import canaries, document, look, page, trained
 
 CPU = torch.device("cpu")
 

@@ -28,7 +28,9 @@ __all__ = ["here", "made"]  # fixtures
 def test_ls_has_a_row_a_cell(bench, here):
     """Two trainings by three attacks; words choose among them, and count what the records count."""
     done, found = ledger(bench, "ls", "--ledger", "ledger")
-    assert found["documents"] == {"record": 6, "training": 2, "dataset": 1, "column": 3, "exam": 1}
+    assert found["documents"] == {
+        "record": 6, "check": 2, "training": 2, "dataset": 1, "column": 3, "exam": 1,
+    }  # fmt: skip
     by_hand = {
         (r.weights, r.attack): (len(r.asked), len(r.fell), r.threat, r.made)
         for r in Ledger(here / "ledger").all() if isinstance(r, Record)
@@ -36,7 +38,7 @@ def test_ls_has_a_row_a_cell(bench, here):
     cells = {(c["weights"], c["attack"]): (c["asked"], c["fell"], c["threat"], c["made"]) for c in found["cells"]}
     assert cells == by_hand and len(cells) == 6
     assert {c["defense"] for c in found["cells"]} == {"quick seed 0", "quick(epochs=1) seed 0"}
-    assert "6 cells. In all: 3 columns, 1 data set, 1 exam, 6 records, 2 trainings." in done.stderr
+    assert "6 cells. In all: 2 checks, 3 columns, 1 data set, 1 exam, 6 records, 2 trainings." in done.stderr
     weights = found["cells"][0]["weights"]
     for words, count in (
         (("--dataset", "digits"), 6), (("--attack", "slow"), 2), (("--threat", "linf"), 4),

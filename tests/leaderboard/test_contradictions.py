@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.compared import NAMED, Asked, contradictions
+from leaderboard.contradictions import NAMED, Asked, contradictions
 
 FGSM, APGD_CE, APGD_T = "fgsm@1()", "apgd-ce@1(eot=1, restarts=1, steps=100)", "apgd-t@1(steps=100, targets=9)"
 PGD = "pgd@1(eot=1, keep='{}', restarts=1, start='uniform', step=0.125, steps=100)"
