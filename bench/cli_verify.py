@@ -273,7 +273,7 @@ def _say_answers(answers: list[Checked], seconds: float) -> None:
     hair = sum(c.hair for c in answers)
     say(
         f"{held:,} of {len(answers):,} records hold: {images:,} images recounted in {seconds:.1f} s; "
-        f"making what holds took {_cost(answers):,.0f} s."
+        f"making what holds took {_cost(answers):,.1f} s."
     )
     if hair:
         say(f"{hair:,} images are on the edge, where another machine's last digits decide; they were taken as claimed.")
