@@ -41,8 +41,8 @@ N = 50  # test images behind the accuracies
 TOP = """# Canaries: does the bench notice a broken defense?
 
 Made by `make canaries`. Each line is a model that was trained on digits and then broken in one way that has made
-defenses look robust, or an honest one. Before any attack the bench looks at every model (a second on such nets); a broken
-one must raise the doubt that is named, and an honest one must raise none. The build fails if one is missed.
+defenses look robust, or an honest one. Before any attack the bench looks at every model (a second on such nets); a
+broken one must raise the doubt that is named, and an honest one must raise none. The build fails if one is missed.
 
 """
 
