@@ -42,6 +42,8 @@ class Spent:
     def of(cls, records: Iterable[Record]) -> Spent:
         """The sum over records, each counted once."""
         costs = [r.cost for r in {id(r): r for r in records}.values()]
+        if len(costs) == 1:  # as of most cells, of which there are many
+            return cls(costs[0].forwards, costs[0].backwards, round(costs[0].seconds, 6))
         # fsum does not depend on the order, in which two merged ledgers may differ.
         seconds = round(math.fsum(c.seconds for c in costs), 6)
         return cls(sum(c.forwards for c in costs), sum(c.backwards for c in costs), seconds)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from operator import or_
 
 SINGLE, SILENT, MISSED = 0.005, 0.005, 0.005  # shares of the images
@@ -31,7 +31,7 @@ class Asked:
     asked: AbstractSet[int]
     fell: AbstractSet[int]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Without version and settings."""
         return self.attack.partition("@")[0].partition("(")[0]

@@ -43,22 +43,23 @@ def said(records: Iterable[Record]) -> tuple[Doubt, ...]:
 
 def masked(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
     """What shows when the attacks on one model are set side by side."""
+    gradients = {attack: _gradients(c) for attack, c in cells.items()}
     asked = [
-        Asked(attack, c.records[0].access, _gradients(c), c.asked, c.fell) for attack, c in sorted(cells.items())
+        Asked(attack, c.records[0].access, gradients[attack], c.asked, c.fell) for attack, c in sorted(cells.items())
     ]  # fmt: skip
-    return (*_blind(cells), *(Doubt(found.text, found.attacks) for found in contradictions(asked)))
+    return (*_blind(cells, gradients), *(Doubt(found.text, found.attacks) for found in contradictions(asked)))
 
 
-def _blind(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
+def _blind(cells: Mapping[str, Outcome], gradients: Mapping[str, float]) -> tuple[Doubt, ...]:
     """Images that fell to attacks without gradients, and to none with gradients that was asked about them.
 
     The gradients of such a model may be masked: who has them can do all that one can do without (arXiv:1802.00420).
     What takes less than ten gradients an image, as FGSM does, proves nothing.
     """
-    white = [c for c in cells.values() if c.records[0].access == "gradients"]
+    white = {a: c for a, c in cells.items() if c.records[0].access == "gradients"}
     black = {a: c for a, c in cells.items() if c.records[0].access in ("scores", "labels")}
-    withstood = Images.union(c.asked for c in white if _gradients(c) >= STEPS)
-    withstood -= Images.union(c.fell for c in white)
+    withstood = Images.union(c.asked for a, c in white.items() if gradients[a] >= STEPS)
+    withstood -= Images.union(c.fell for c in white.values())
     fell = {a: c.fell & withstood for a, c in black.items() if c.fell & withstood}
     images = list(Images.union(fell.values()))
     n = len(Images.union(c.asked for c in cells.values()))

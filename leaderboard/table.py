@@ -190,6 +190,7 @@ class _Subject:
     clean: Outcome | None
     cells: Mapping[str, Outcome]
     exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
+    counted: dict[str, Number | None] = field(default_factory=dict)  # likewise, by the name of the column
 
     def exam(self, head: Head) -> Exam:
         found = self.exams.get(head)
@@ -198,6 +199,11 @@ class _Subject:
         return found
 
     def number(self, head: Head) -> Number | None:
+        if head.name not in self.counted:
+            self.counted[head.name] = self._count(head)
+        return self.counted[head.name]
+
+    def _count(self, head: Head) -> Number | None:
         if head.name == CLEAN:
             exam = examine([CLEAN], False, None, {CLEAN: self.clean} if self.clean else {})
         else:
