@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -60,11 +59,8 @@ def publish(ledger: Ledger, folder: Path, first: int = 0, as_of: str = "") -> Si
     site = build(ledger, first, as_of)
     # The boards come first: index.html is theirs.
     parts = [partial(module.pages, site) for module in MODULES]
-    gc.freeze()  # what was read stays, and no search for cycles need go through it
-    try:
+    with no_sweeps():
         written = write_all(folder, [*parts, assets], two=len(site.board.made_by) >= MANY)
-    finally:
-        gc.unfreeze()
     clear(folder, written)
     return site
 
