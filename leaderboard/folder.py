@@ -116,12 +116,14 @@ def write(folder: Path, file: File) -> None:
         return
     part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.isdir(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             part.write_bytes(file.content)
             part.replace(path)
-        finally:
+        except BaseException:
             part.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise IncompleteError(f"cannot write {path}: {error.strerror}; publish again to continue") from error
 
