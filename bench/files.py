@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import tempfile
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from bench.errors import IncompleteError
+from bench.errors import IncompleteError, IntegrityError
 
 INCOMING = ".incoming"  # the folder of a ledger or store in which files lie until they are whole
 _MINE = f".{re.sub('[^A-Za-z0-9-]', '-', os.uname().nodename)[:64]}."  # how temporary files of this machine begin
@@ -99,6 +100,12 @@ def _abandoned(name: str, age: float, *, delete: bool) -> bool:
     except OSError:  # it took its place meanwhile, or is another user's
         return False
     return True
+
+
+def check_content(path: Path | str, content: bytes, name: str, mend: str = "") -> None:
+    """IntegrityError unless a file's content has the sha256 that it is named by."""
+    if hashlib.sha256(content).hexdigest() != name:
+        raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by{mend}")
 
 
 def write_once(path: Path, content: bytes, via: Path | None = None) -> None:

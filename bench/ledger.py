@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
-from bench.files import INCOMING, sweep, write_once
+from bench.files import INCOMING, check_content, sweep, write_once
 from bench.records import (
     CheckRecord,
     ColumnCard,
@@ -111,8 +111,7 @@ class Ledger:
             content = path.read_bytes()
         except FileNotFoundError:
             raise IntegrityError(f"{path} is missing: a record names it") from None
-        if hashlib.sha256(content).hexdigest() != record.images:
-            raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
+        check_content(path, content, record.images)
         try:
             arrays: dict[str, NDArray[np.generic]] = load(content)
         except SafetensorError as error:
@@ -177,8 +176,7 @@ class Ledger:
         except OSError as error:
             raise IncompleteError(f"cannot read {path}: {error.strerror}") from error
         key, name = path.split("/")[-2:]
-        if hashlib.sha256(content).hexdigest() != name[:-5]:
-            raise IntegrityError(f"{path} is damaged: its content does not have the hash that it is named by")
+        check_content(path, content, name[:-5])
         try:
             document = read(content)
         except ValueError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from bench.errors import IncompleteError, IntegrityError, UsageError
-from bench.files import write_once
+from bench.files import check_content, write_once
 from bench.records import Document, Record, TrainingRecord, VerificationRecord, read_document
 
 if TYPE_CHECKING:
@@ -99,8 +99,7 @@ def _content(file: Path) -> bytes:
         content = file.read_bytes()
     except FileNotFoundError:
         raise IncompleteError(f"{file} is missing: a record names it; nothing was written") from None
-    if hashlib.sha256(content).hexdigest() != file.stem:
-        raise IntegrityError(f"{file} is damaged: its content does not have the hash that it is named by")
+    check_content(file, content, file.stem)
     return content
 
 

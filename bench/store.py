@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import IncompleteError, IntegrityError
-from bench.files import INCOMING, sweep, write_once
+from bench.files import INCOMING, check_content, sweep, write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,10 +53,7 @@ class Store:
             raise IncompleteError(
                 f"the store {self.root} has no {name}; copy {path.name} there, or train again"
             ) from None
-        if hashlib.sha256(content).hexdigest() != name:
-            raise IntegrityError(
-                f"{path} is damaged: its content does not have the hash that it is named by; delete it and run again"
-            )
+        check_content(path, content, name, "; delete it and run again")
         try:
             return load(content)
         except SafetensorError as error:
