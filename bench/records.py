@@ -34,15 +34,6 @@ class Spent(_Document):
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Origin(_Document):
-    """Which software made a record."""
-
-    machine: Machine
-    versions: dict[str, str]
-    commit: str  # of Rampart's own checkout; empty when installed from elsewhere
-    made: str  # UTC, ISO 8601
-
-
 class Record(_Document):
     """Which images a cell was asked about, and which fell.  `key` is the cell's."""
 
