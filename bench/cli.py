@@ -15,7 +15,7 @@ import click
 
 from bench.cli_bisect import bisect
 from bench.cli_check import check
-from bench.cli_exam import executor_of, resolved
+from bench.cli_exam import executor_of, place_of, resolved
 from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
 from bench.cli_reproduce import reproduce
@@ -215,11 +215,10 @@ def figure(kind: str, dataset: str, image: int, out: str, data: str, plugin: tup
     """Pictures.  corruptions: one test image under every corruption at every severity, as an SVG."""
     from bench.files import write_atomically
     from bench.pictures import corruptions
-    from bench.place import Place
     from leaderboard.sheet import sheet_svg
 
     with prints_aside():
-        place = Place(Path(), Path(), Path(data), tuple(str(Path(f).resolve()) for f in plugin))
+        place = place_of({"data": data, "plugin": plugin})
         sheet = corruptions(place.registry, place.dataset(place.registry.parse("dataset", dataset)), image)
     path = Path(out) / f"{kind}-{re.sub(r'[^A-Za-z0-9.-]+', '-', sheet.dataset)}-{image}.svg"
     write_atomically(path, sheet_svg(sheet).encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from bench.console import prints_aside
+from bench.console import print_json, prints_aside, say
 from bench.errors import UsageError
 from bench.options import Command, Number, exam_options, option, places
 
@@ -67,16 +66,15 @@ def bisect(
     _check(click.get_current_context(), command)
     rules = Rules(max_drop, alpha)
     with prints_aside(), reporter() as report:
-        say = _sayer(report)
+        tell = _sayer(report)
         if command:
-            found = _commits(good, bad, command, result, work, rules, options, say)
+            found = _commits(good, bad, command, result, work, rules, options, tell)
         else:
-            found = _settings(good, bad, rules, executor, workers, options, report.line, say)
+            found = _settings(good, bad, rules, executor, workers, options, report.line, tell)
     if as_json:
-        text = json.dumps(document(found, good=good, bad=bad, command=command), indent=1, ensure_ascii=False)
-        sys.stdout.write(text + "\n")
+        print_json(document(found, good=good, bad=bad, command=command))
     print_rich(table(found.steps))
-    sys.stderr.write(f"{found.sentence}\n")
+    say(found.sentence)
     sys.exit(found.exit_code)
 
 
@@ -97,37 +95,37 @@ def _check(ctx: click.Context, command: str) -> None:
 
 def _commits(
     good: str, bad: str, command: str, result: str, work: str, rules: Rules, options: dict[str, Any],
-    say: Callable[[str], None],
+    tell: Callable[[str], None],
 ) -> Found:  # fmt: skip
     from bench.bisect_commits import Repository, Search, words_of
 
     words = words_of(command)
     return Search(
-        Repository.here(Path()), words, result, rules, Path(work), Path(options["ledger"]), Path(options["data"]), say
+        Repository.here(Path()), words, result, rules, Path(work), Path(options["ledger"]), Path(options["data"]), tell
     ).run(good, bad)
 
 
 def _settings(
     good: str, bad: str, rules: Rules, executor: str, workers: int | None, options: dict[str, Any],
-    report: Callable[[str], None], say: Callable[[str], None],
+    report: Callable[[str], None], tell: Callable[[str], None],
 ) -> Found:  # fmt: skip
     from bench.bisect_settings import bisect as bisect_settings
     from bench.cli_exam import executor_of, resolved
 
     return bisect_settings(
         good, bad, lambda text: resolved({**options, "defenses": (text,)}),
-        lambda exam, place: executor_of(executor, workers, exam, place), rules, report, say,
+        lambda exam, place: executor_of(executor, workers, exam, place), rules, report, tell,
     )  # fmt: skip
 
 
 def _sayer(report: Reporter) -> Callable[[str], None]:
     """A line that stays, also beside a line of progress."""
 
-    def say(text: str) -> None:
+    def tell(text: str) -> None:
         if report.status is not None:
             report.status.console.print(text, markup=False, highlight=False)
         else:
             sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
 
-    return say
+    return tell

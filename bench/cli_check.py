@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import click
 
+from bench.cli_exam import place_of
 from bench.console import print_json, prints_aside, say
 from bench.options import (
     Command,
@@ -44,9 +44,8 @@ def check(
     found: list[Findings] = []
     with prints_aside():
         from bench.check_plugins import check as look
-        from bench.place import Place
 
-        place = Place(Path(ledger), Path(store), Path(data), tuple(str(Path(f).resolve()) for f in plugin))
+        place = place_of({"ledger": ledger, "store": store, "data": data, "plugin": plugin})
         for name in names:
             found += look(name, place, dataset, net)
     wrong = sum(len(f.faults) for f in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,24 @@ if TYPE_CHECKING:
     from bench.request import Exam
 
 
+def place_of(options: Mapping[str, Any], tensorboard: str = "") -> Place:
+    """The place that the options name; without a device the processor, without a batch what fits there."""
+    from bench.place import Place, pick_batch, pick_device
+
+    device = pick_device(options.get("device", "cpu"))
+    return Place(
+        Path(options.get("ledger", "")), Path(options.get("store", "")), Path(options["data"]),
+        tuple(str(Path(f).resolve()) for f in options["plugin"]), device,
+        options.get("batch") or pick_batch(device), tensorboard,
+    )  # fmt: skip
+
+
 def resolved(options: dict[str, Any]) -> tuple[Exam, Place]:
     """The exam and the place that the options name."""
-    from bench.place import Place, pick_batch, pick_device
     from bench.registry import split_list
     from bench.request import Request, resolve
 
-    device = pick_device(options["device"])
-    place = Place(
-        Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
-        tuple(str(Path(f).resolve()) for f in options["plugin"]), device, options["batch"] or pick_batch(device),
-        _folder_for_tensorboard(options["tensorboard"]),
-    )  # fmt: skip
+    place = place_of(options, _folder_for_tensorboard(options["tensorboard"]))
     request = Request(
         defenses=tuple(text for given in options["defenses"] for text in split_list(given)),
         net=options["net"], dataset=options["dataset"], threat=options["threat"], seeds=options["seeds"],

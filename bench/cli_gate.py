@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from bench.cli_exam import place_of
 from bench.console import print_json, prints_aside, say
 from bench.errors import UsageError
 from bench.options import Command, gate_options, json_option, ledger_option, replay_options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from bench.gate import Report
     from bench.standing import Standings
 
 REPLAYS = ("then_attack", "store", "data", "plugin", "datasets", "device")  # settings of --replay alone
@@ -75,10 +79,9 @@ def _gate(
     **rules: Any,
 ) -> None:  # fmt: skip
     """Compare, say so everywhere it is asked for, and exit."""
-    from bench import baseline, gate_report
+    from bench import baseline
     from bench.gate import Rules, check_order, compare
     from bench.ledger import Ledger
-    from bench.report import print_rich
 
     before = baseline.read(where)
     if before is None:
@@ -94,14 +97,7 @@ def _gate(
     report = compare(before, now, Rules(strict=strict, **rules))
     if report.rules.sequential:
         check_order(report, Ledger(Path(ledger)))
-    gate_report.write(report, junit=junit, markdown=markdown, github=github)
-    if as_json:
-        print_json(gate_report.document(report))
-    if report.comparisons:
-        print_rich(gate_report.table(report))
-    for sentence in gate_report.sentences(report):
-        say(sentence)
-    sys.exit(report.exit_code)
+    _tell(report, junit=junit, markdown=markdown, github=github, as_json=as_json)
 
 
 def _replay(
@@ -110,29 +106,40 @@ def _replay(
     datasets: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Replay, perhaps attack, compare, say so everywhere it is asked for, and exit."""
-    from bench import gate_report, replay
+    from bench import replay
     from bench.gate import Rules
     from bench.ledger import Ledger
-    from bench.place import Place, pick_batch, pick_device
-    from bench.report import print_rich, reporter
+    from bench.report import reporter
     from bench.verify import Datasets
 
     if options.get("sequential"):
         raise UsageError("--replay settles what it can at once, --sequential as images come; give one of them")
     rules = Rules(**{f.name: options[f.name] for f in fields(Rules) if f.name in options})
-    chosen = pick_device(device)
-    files = tuple(str(Path(f).resolve()) for f in plugin)
-    place = Place(Path(ledger), Path(store), Path(data), files, chosen, pick_batch(chosen))
+    place = place_of({"ledger": ledger, "store": store, "data": data, "plugin": plugin, "device": device})
     sources = [Ledger(Path(where)), place.ledger] if Path(where).is_dir() else [place.ledger]
     with prints_aside(), reporter() as report:
         found, bounds = replay.gate(
             before, now, rules, sources, place, Datasets(place, datasets), then_attack=then_attack, report=report.line
         )
-    gate_report.write(found, junit=junit, markdown=markdown, github=github)
+    _tell(
+        found, junit=junit, markdown=markdown, github=github, as_json=as_json,
+        first=replay.sentences(found, bounds), more={"replay": [replay.plain(b) for b in bounds]},
+    )  # fmt: skip
+
+
+def _tell(
+    report: Report, *, junit: str, markdown: str, github: bool, as_json: bool, first: Iterable[str] = (),
+    more: Mapping[str, Any] | None = None,
+) -> NoReturn:  # fmt: skip
+    """Say what came of a comparison everywhere it is asked for, and exit; first: sentences, more: of the document."""
+    from bench import gate_report
+    from bench.report import print_rich
+
+    gate_report.write(report, junit=junit, markdown=markdown, github=github)
     if as_json:
-        print_json({**gate_report.document(found), "replay": [replay.plain(b) for b in bounds]})
-    if found.comparisons:
-        print_rich(gate_report.table(found))
-    for sentence in (*replay.sentences(found, bounds), *gate_report.sentences(found)):
+        print_json({**gate_report.document(report), **(more or {})})
+    if report.comparisons:
+        print_rich(gate_report.table(report))
+    for sentence in (*first, *gate_report.sentences(report)):
         say(sentence)
-    sys.exit(found.exit_code)
+    sys.exit(report.exit_code)

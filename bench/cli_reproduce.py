@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_exam import place_of
 from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import IncompleteError, UsageError, nearest
 from bench.options import Command, numbers, option, places
@@ -170,7 +171,7 @@ def _plan(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, A
     from bench.report import duration
 
     with prints_aside():
-        place = _place(options)
+        place = place_of(options)
         rows, missing = [], dict[str, str]()
         speeds: dict[tuple[str, str], Speed] = {}
         for exam in wanted.exams:
@@ -261,7 +262,7 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
     failures: list[Exception] = []
     cannot = dict(wanted.impossible)
     with prints_aside(), reporter() as report:
-        place = _place(options)
+        place = place_of(options)
         for exam in wanted.exams:
             try:
                 each = [(row, exam.ask(row, place, wanted.seeds, options["n"] or 0)) for row in exam.rows]
@@ -293,16 +294,6 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
     stop_if_damaged(site.board.damaged)
     if cannot:
         sys.exit(4)
-
-
-def _place(options: dict[str, Any]) -> Place:
-    from bench.place import Place, pick_batch, pick_device
-
-    device = pick_device(options["device"])
-    return Place(
-        Path(options["ledger"]), Path(options["store"]), Path(options["data"]),
-        tuple(str(Path(f).resolve()) for f in options["plugin"]), device, options["batch"] or pick_batch(device),
-    )  # fmt: skip
 
 
 def _say_cannot(cannot: dict[str, str]) -> None:

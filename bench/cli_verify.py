@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.cli_exam import place_of
 from bench.console import print_json, prints_aside, say
 from bench.errors import RampartError, UsageError
 from bench.options import (
@@ -214,10 +215,8 @@ def _named(x: str, options: dict[str, Any], folder: Path) -> tuple[Place, str, b
     """The place where X lies, the beginning that it is, and whether it was unpacked from a file into `folder`."""
     from bench import packing
     from bench.ledger import Ledger
-    from bench.place import Place, pick_batch, pick_device
     from bench.store import Store
 
-    device = pick_device(options["device"])
     ledger, store, prefix = Path(options["ledger"]), Path(options["store"]), ""
     packed = Path(x).is_file() if x else False
     if packed:
@@ -234,8 +233,7 @@ def _named(x: str, options: dict[str, Any], folder: Path) -> tuple[Place, str, b
             )
         prefix = x
     _folder(str(ledger))
-    plugins = tuple(str(Path(f).resolve()) for f in options["plugin"])
-    return Place(ledger, store, Path(options["data"]), plugins, device, pick_batch(device)), prefix, packed
+    return place_of({**options, "ledger": ledger, "store": store}), prefix, packed
 
 
 def _document(answers: list[Checked], seconds: float, new: int) -> dict[str, Any]:
