@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bench.bpda import Bpda
     from bench.canary import Canary
     from bench.course import Course
+    from bench.doubts import REASONS, code_of, distrusts
     from bench.draws import Draws
     from bench.errors import (
         AttackError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import (
+        CheckRecord,
         ColumnCard,
         DatasetCard,
         ExamCard,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from bench.zoo import Finding, Published, Zoo
 
 __all__ = [
+    "REASONS",
     "Alias",
     "Attack",
     "AttackError",
@@ -73,6 +76,7 @@ __all__ = [
     "Bpda",
     "Canary",
     "Cell",
+    "CheckRecord",
     "Column",
     "ColumnCard",
     "Condition",
@@ -118,9 +122,11 @@ __all__ = [
     "Zoo",
     "attack",
     "binomial_tail",
+    "code_of",
     "corruption",
     "dataset",
     "defense",
+    "distrusts",
     "download",
     "extra_images",
     "fit",
@@ -146,6 +152,7 @@ _HOMES = {
         "bpda": "Bpda",
         "canary": "Canary",
         "course": "Course",
+        "doubts": "REASONS code_of distrusts",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
@@ -158,7 +165,7 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
+        "records": "CheckRecord ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
         " TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",

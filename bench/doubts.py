@@ -142,6 +142,16 @@ REASONS = {
 }  # fmt: skip
 
 
+def distrusts(code: str) -> bool:
+    """Whether a doubt says that no number is to be trusted, whatever attack is asked."""
+    return code in REASONS and (not REASONS[code].probe or code == "dynamic")
+
+
+def code_of(text: str) -> str:
+    """The kind of doubt that a sentence in a record is; empty where it is none of these."""
+    return next((code for code, reason in REASONS.items() if reason.text == text), "")
+
+
 def texts(doubts: Sequence[Doubt]) -> list[str]:
     """Their sentences, as records have them."""
     return [doubt.text for doubt in doubts]

@@ -238,8 +238,11 @@ class _Checks:
 
     def _slopes(self) -> None:
         """Autograd's slopes beside central differences: along random directions and along the gradient's signs."""
-        if any(isinstance(m, Bpda) for m in self.module.modules()) or self.subject.random:
-            return  # its gradients are a stand-in's, and say so; of random answers there is no difference to take
+        stand_in = any(isinstance(m, Bpda) for m in self.module.modules())
+        if stand_in or self.subject.random:
+            # Its gradients are a stand-in's, and say so; of random answers there is no difference to take.
+            self.figures |= {"stand_in": float(stand_in), "random": float(self.subject.random)}
+            return
         x = self.x[: max(1, len(self.x) // 2)].clamp(
             2 * NOISE, 1 - 2 * NOISE
         )  # away from the edges of the box, where clamps may bend

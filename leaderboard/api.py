@@ -101,8 +101,10 @@ class RowOf(_Strict):
     """A set of weights on a board.
 
     division: which rows it competes with.  tier: measured (counted from records of this ledger), or verified.  rank:
-    the best and the worst place that a row which stands for itself may have; null for a seed of a group, and where
-    the summary is a bound or a mean.
+    the best and the worst place that a row which stands for itself may have; null for a seed of a group, where the
+    summary is a bound or a mean, and where the row is not trusted.  distrust: why it is not.  before_probes: what
+    summed it up before the attacks were asked that its doubts call for; null where none was.  gradient_honesty: the
+    share of images at which the gradients are the slopes of the answers; null where it was not measured.
     """
 
     defense: str
@@ -127,6 +129,10 @@ class RowOf(_Strict):
     notes: list[str]
     model: Address
     badge: Address
+    trusted: bool
+    distrust: list[str]
+    before_probes: Result | None
+    gradient_honesty: Share | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,7 @@ class GroupOf(_Strict):
     rank: list[int] | None
     results: dict[str, Several]
     summary: Several | None
+    trusted: bool
 
 
 @dataclass(frozen=True)
@@ -210,13 +217,47 @@ class TrainingOf(_Strict):
 
 
 @dataclass(frozen=True)
+class FindingOf(_Strict):
+    """A doubt about a model, its evidence, and what became of it.
+
+    code: its kind; empty where it has none.  probe: the column that it calls for.  state: settled (its probe was asked
+    on all images, and `worst` counts what it felled), open (it was not), for good (no attack can settle it), or told
+    (it does not say that the number lies).
+    """
+
+    code: str
+    text: str
+    state: Annotated[str, Field(pattern=r"^(settled|open|for good|told)$")]
+    probe: str | None
+    what: str
+    images: list[int]
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RuleOf(_Strict):
+    """A rule of the closed division, and what the records say of it."""
+
+    name: str
+    demand: str
+    verdict: Annotated[str, Field(pattern=r"^(passed|failed|not checked)$")]
+    evidence: str
+
+
+@dataclass(frozen=True)
 class OnBoard(_Strict):
-    """A model's results on one board."""
+    """A model's results on one board; of several trainings that made these weights, what holds of the last one."""
 
     board: str
     results: dict[str, Result]
     summary: Result | None
     doubts: list[Doubted]
+    division: str
+    trusted: bool
+    findings: list[FindingOf]
+    rules: list[RuleOf]
+    before_probes: Result | None
+    gradient_honesty: Share | None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from bench import (
+    CheckRecord,
     ColumnCard,
     DatasetCard,
     ExamCard,
@@ -45,6 +46,7 @@ class Documents:
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
     verified: frozenset[str] = frozenset()  # cells all of whose records were recounted, and held
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
+    checks: tuple[CheckRecord, ...] = ()
 
     @classmethod
     def of(cls, ledger: Ledger) -> Documents:
@@ -73,6 +75,7 @@ class Documents:
             distances,
             _verified(ledger, kept.get(Record, ()), kept.get(VerificationRecord, ())),
             tuple(damaged),
+            tuple(kept.get(CheckRecord, ())),
         )
 
 

@@ -31,12 +31,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from leaderboard import words
+from leaderboard.views import View, views
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
     from bench import Ledger
-    from leaderboard.boards import View
     from leaderboard.documents import Documents
     from leaderboard.rows import Board, Row, Section
 
@@ -111,8 +111,6 @@ class Site:
     @cached_property
     def views(self) -> tuple[View, ...]:
         """The boards as they are shown, made once."""
-        from leaderboard.boards import views  # a page module, which imports this one
-
         return views(self.board)
 
     def link(self, kind: str, *key: str, page: str = "") -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bench import ColumnCard, Record, ThreatModel, TrainingRecord
@@ -15,11 +16,13 @@ from leaderboard.doubts import Doubt, masked, said
 from leaderboard.evidence import MODELS, Evidence, by_condition, gathered
 from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
+from leaderboard.rules import Facts, division, rules
 from leaderboard.seeds import lines, rank
+from leaderboard.trust import Finding, Trust, judged, latest, named, probes, raised, stale, without
 from leaderboard.words import name_of, natural, short, told_apart
 
 if TYPE_CHECKING:
-    from bench import Ledger
+    from bench import CheckRecord, Ledger
 
 
 def table(ledger: Ledger, n: int = 0) -> Board:
@@ -75,6 +78,7 @@ class _Library:
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
         self.cards = documents.columns
         self.verified = documents.verified
+        self.checks = latest(documents.checks)
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
         asked = {(e.test, e.threat) for e in documents.exams} | {(p.test, p.threat) for p in self.cells if p.threat}
         for test, threat in asked:
@@ -108,17 +112,17 @@ class _Library:
         """The section of one threat and condition."""
         subjects = {s: self._subject(Place(test, s[0], condition, threat, s[1], "")) for s in sorted(who)}
         columns = _columns([c for c in self.cards if c.norm in ("", (threat or "").partition(":")[0])])
-        asked = {h: sum(_tells(s.number(h)) for s in subjects.values()) for h in columns}
-        heads = [h for h in columns if asked[h]]
-        heads = [h if 2 * asked[h] >= len(subjects) else replace(h, common=False) for h in heads]
+        heads = [h for h in columns if any(_tells(s.number(h)) for s in subjects.values())]
+        heads = [h if _common(h, subjects.values()) else replace(h, common=False) for h in heads]
         strict = [h for h in heads if h.strict]
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows: list[Row] = []
         for (net, w), s in subjects.items():
             numbers, summary = s.numbers(heads), s.worst(strict)
+            trust = s.trust(heads, strict, summary, attacked=threat is not None)
             exams = {h: s.exam(h) for h in heads if h.name != CLEAN}
             evidence = gathered(exams, numbers, summary, s.clean, s.cells, detailed=self.detailed)
-            rows += self._rows(net, w, test, threat, numbers, summary, s.used(heads), s, strict, evidence)
+            rows += self._rows(net, w, test, threat, numbers, summary, s.used(heads), trust, s, strict, evidence)
         return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
     def _subject(self, place: Place) -> _Subject:
@@ -129,7 +133,9 @@ class _Library:
         if place.threat:
             threat = ThreatModel.parse(place.threat)
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
-        return _Subject(clean, mine)
+        check = self.checks.get((place.net, place.weights, place.test))
+        records = [r for cell in (*mine.values(), *([clean] if clean else [])) for r in cell.records]
+        return _Subject(clean, mine, check, raised(check, records))
 
     def _spoilt(self, test: str, name: str, places: Sequence[Place]) -> Section:
         """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
@@ -147,9 +153,13 @@ class _Library:
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             spoilt = tuple(cells[c].fell for c in conditions) if total else ()
             evidence = by_condition(cells, detailed=self.detailed)
+            check = self.checks.get((net, weights, test))
+            findings = raised(check, [r for cell in cells.values() for r in cell.records])
+            trust = Trust(judged(findings, {}, 0, attacked=False), check)
             rows += self._rows(
-                net, weights, test, None, numbers, total, list(cells.values()), evidence=evidence, spoilt=spoilt
-            )
+                net, weights, test, None, numbers, total, list(cells.values()), trust,
+                evidence=evidence, spoilt=spoilt,
+            )  # fmt: skip
         return self._section(test, None, name, heads, "mean", rows)
 
     def _section(
@@ -162,7 +172,7 @@ class _Library:
 
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
-        numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
+        numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome], trust: Trust,
         subject: _Subject | None = None, strict: Sequence[Head] = (), evidence: Evidence | None = None,
         spoilt: tuple[Images, ...] = (),
     ) -> Iterator[Row]:  # fmt: skip
@@ -175,11 +185,14 @@ class _Library:
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
+            facts = Facts(net, weights, maker.training, records, trust)
+            kept = rules(facts)
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
-                (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
+                (*_told(records, trust), *(subject.hidden() if subject else ())),
+                subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
-                evidence or Evidence(), spoilt, tier,
+                evidence or Evidence(), spoilt, tier, trust, kept, division(facts, kept),
             )  # fmt: skip
 
 
@@ -189,6 +202,8 @@ class _Subject:
 
     clean: Outcome | None
     cells: Mapping[str, Outcome]
+    check: CheckRecord | None = None
+    findings: tuple[Finding, ...] = ()  # the doubts about it
     exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
     counted: dict[str, Number | None] = field(default_factory=dict)  # likewise, by the name of the column
 
@@ -229,6 +244,18 @@ class _Subject:
         others = [h for h in heads if h not in common]
         return worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
 
+    @cached_property
+    def called(self) -> frozenset[str]:
+        """The probes that its doubts call for."""
+        return probes(finding.code for finding in self.findings)
+
+    def trust(self, heads: Sequence[Head], strict: Sequence[Head], summary: Number | None, *, attacked: bool) -> Trust:
+        """Whether its numbers may be believed, and what summed it up before it was asked more."""
+        exams = {h: self.exam(h) for h in heads if h.name != CLEAN}
+        others = without(strict, self.called, exams)
+        found = judged(self.findings, exams, summary.n if summary else 0, attacked=attacked)
+        return Trust(found, self.check, self.worst(others) if others else None)
+
     def fell(self, heads: Sequence[Head]) -> Images:
         """The images that fell in some of these columns."""
         return Images.union(self.exam(h).fell for h in heads)
@@ -264,6 +291,19 @@ def _fast(records: Iterable[Record]) -> tuple[str, ...]:
     """Which attacks searched in lower precision."""
     names = {name_of(r.attack) for r in records if r.precision == "fast"}
     return (f"fast search: {', '.join(sorted(names, key=natural))}",) if names else ()
+
+
+def _told(records: Sequence[Record], trust: Trust) -> tuple[Doubt, ...]:
+    """The doubts of records, and those of the checks that no record tells of."""
+    found = [doubt for doubt in said(records) if not stale(doubt.text, trust.check)]
+    known = {doubt.text for doubt in found}
+    return (*found, *(Doubt(finding.text, ()) for finding in trust.findings if finding.text not in known))
+
+
+def _common(head: Head, subjects: Collection[_Subject]) -> bool:
+    """Whether at least half were asked; a probe is not asked for the sake of those whose doubts call for it."""
+    whole = [s for s in subjects if not s.called & named(head)]
+    return bool(whole) and 2 * sum(_tells(s.number(head)) for s in whole) >= len(whole)
 
 
 def _tells(number: Number | None) -> bool:

@@ -1,0 +1,199 @@
+"""Whether a row's number may be believed: what the checks found, which attacks that calls for, and what they did.
+
+A model that raises a doubt is asked more, by the doubt's probe.  Where the probe was asked about every image that
+`worst` is about, `worst` counts what it felled, and the row is ranked by that.  Else, and where no attack can settle
+the doubt, the row is not trusted: it keeps its numbers and has no rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from bench import REASONS, CheckRecord, code_of, distrusts
+from leaderboard.images import Images
+
+if TYPE_CHECKING:
+    from bench import Record
+    from leaderboard.arithmetic import Exam, Number
+    from leaderboard.rows import Head
+
+State = Literal["settled", "open", "for good", "told"]
+NAMED = 12  # images that a page names
+AFTERWARDS = {"drifts"}  # doubts that only show when a model is attacked: its checks do not know of them
+HONESTY = "gradient_honesty"  # a figure of the checks
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A doubt about a model, with its evidence and what became of it.
+
+    settled: its probe was asked, and `worst` counts what fell; open: it was not, or not to the end; for good: no
+    attack can settle it; told: it does not say that the number lies.
+    """
+
+    code: str  # empty where this version does not know it
+    text: str
+    state: State
+    asked: str = ""  # the probe that it calls for; empty where none can help
+    images: tuple[int, ...] = ()
+    figures: tuple[tuple[str, float], ...] = ()
+    what: str = ""
+
+    @property
+    def lies(self) -> bool:
+        """Whether the number is not trusted since."""
+        return self.state in {"open", "for good"}
+
+    @property
+    def why(self) -> str:
+        """Why it matters."""
+        return REASONS[self.code].why if self.code in REASONS else ""
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        return REASONS[self.code].mend if self.code in REASONS else ""
+
+    @property
+    def outcome(self) -> str:
+        """What became of it, in words."""
+        match self.state:
+            case "settled":
+                return f"settled: {self.asked} was asked too, and worst counts what it felled"
+            case "open":
+                return f"open: {self.asked} was not asked about every image; bench run --escalate asks it"
+            case "for good":
+                return "no attack can settle it: not trusted until the model is mended"
+            case _:
+                return ""
+
+    @property
+    def evidence(self) -> str:
+        """Figures, names and images, in words."""
+        said = [self.what] if self.what else []
+        said += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.figures]
+        if self.images:
+            more = f" and {len(self.images) - NAMED:,} more" if len(self.images) > NAMED else ""
+            noun = "image" if len(self.images) == 1 else "images"
+            said.append(f"{noun} {', '.join(map(str, self.images[:NAMED]))}{more}")
+        return "; ".join(said)
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of a row's model beside its numbers.  before: what summed it up without the probes."""
+
+    findings: tuple[Finding, ...] = ()
+    check: CheckRecord | None = None  # none where it was not looked at
+    before: Number | None = None  # None where no probe was asked
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no open doubt says that the number lies."""
+        return not any(finding.lies for finding in self.findings)
+
+    @cached_property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it is not trusted."""
+        return tuple(finding.text for finding in self.findings if finding.lies)
+
+    @property
+    def honesty(self) -> float | None:
+        """The share of images at which the gradients are the slopes of the answers; None where it was not measured."""
+        return None if self.check is None else self.check.figures.get(HONESTY)
+
+
+def latest(checks: Iterable[CheckRecord]) -> Mapping[tuple[str, str, str], CheckRecord]:
+    """What was found of each net, weights and test part by the newest version of the checks.
+
+    Where several machines looked, what one of them doubts is doubted.
+    """
+    found: dict[tuple[str, str, str], CheckRecord] = {}
+    for check in sorted(checks, key=lambda c: (c.version, c.made, c.key)):
+        name = (check.net, check.weights, check.test)
+        before = found.get(name)
+        found[name] = _together(before, check) if before and before.version == check.version else check
+    return found
+
+
+def _together(before: CheckRecord, check: CheckRecord) -> CheckRecord:
+    """The second with the doubts of the first that it does not have."""
+    known = {d.code for d in check.doubts}
+    more = [d for d in before.doubts if d.code not in known]
+    return check.model_copy(update={"doubts": [*check.doubts, *more]}) if more else check
+
+
+def probes(codes: Iterable[str]) -> frozenset[str]:
+    """The columns that these doubts call for."""
+    return frozenset(REASONS[code].probe for code in codes if code in REASONS and REASONS[code].probe)
+
+
+def named(head: Head) -> frozenset[str]:
+    """The names that a column goes by: equal ones are one column, and of different ones each has a piece of its key."""
+    return frozenset(name.partition(" #")[0] for name in head.name.split(" = "))
+
+
+def raised(check: CheckRecord | None, records: Iterable[Record]) -> tuple[Finding, ...]:
+    """The doubts about a model: those of its checks with their evidence, and what records say beside these.
+
+    Where it was checked, older records' words about what the checks look at are passed over: a newer version of these
+    may know better.
+    """
+    found: dict[str, Finding] = {}
+    for d in check.doubts if check else ():
+        code = d.code if d.code in REASONS else code_of(d.text)
+        found[code or d.text] = Finding(
+            code, d.text, "told", _probe(code), tuple(sorted(d.images)), tuple(sorted(d.figures.items())), d.what
+        )
+    for text in dict.fromkeys(text for record in records for text in record.doubts):
+        if (code := code_of(text)) and not stale(text, check):
+            found.setdefault(code, Finding(code, text, "told", _probe(code)))
+    return tuple(found.values())
+
+
+def stale(text: str, check: CheckRecord | None) -> bool:
+    """Whether a doubt in a record is one that the checks look for, and that the newest of them do not raise."""
+    if check is None or code_of(text) in {"", *AFTERWARDS}:
+        return False
+    return text not in {d.text for d in check.doubts}
+
+
+def _probe(code: str) -> str:
+    return REASONS[code].probe if code in REASONS else ""
+
+
+def judged(
+    findings: Sequence[Finding], exams: Mapping[Head, Exam], n: int, *, attacked: bool = True
+) -> tuple[Finding, ...]:
+    """Doubts with what became of them, by what the columns say of the first n images.
+
+    attacked: whether the number is about attacks; of one that is not, only doubts that no attack settles say anything.
+    """
+    return tuple(_judged(finding, exams, n, attacked=attacked) for finding in findings)
+
+
+def _judged(finding: Finding, exams: Mapping[Head, Exam], n: int, *, attacked: bool) -> Finding:
+    if distrusts(finding.code):
+        return replace(finding, state="for good")
+    if not finding.asked or not attacked:
+        return finding
+    return replace(finding, state="settled" if _decided(finding.asked, exams, n) else "open")
+
+
+def _decided(probe: str, exams: Mapping[Head, Exam], n: int) -> bool:
+    """Whether a column of this name is decided on the first n images."""
+    images = Images.below(n)
+    return any(
+        n > 0 and head.strict and exam.members and images <= exam.decided
+        for head, exam in exams.items() if probe in named(head)
+    )  # fmt: skip
+
+
+def without(heads: Sequence[Head], called: Collection[str], exams: Mapping[Head, Exam]) -> list[Head] | None:
+    """The columns but the probes that were called for; None where none of these was asked, or nothing else was."""
+    asked = [h for h in heads if named(h) & set(called) and exams[h].members]
+    others = [h for h in heads if not named(h) & set(called)]
+    return others if asked and any(exams[h].members for h in others) else None
