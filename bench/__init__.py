@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
     from bench.canary import Canary
+    from bench.contradiction import Asked, Contradiction, contradictions
     from bench.course import Course
+    from bench.doubts import code_of, distrusts
     from bench.draws import Draws
     from bench.errors import (
         AttackError,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import (
+        CheckRecord,
         ColumnCard,
         DatasetCard,
         ExamCard,
@@ -67,15 +70,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Alias",
+    "Asked",
     "Attack",
     "AttackError",
     "Batch",
     "Bpda",
     "Canary",
     "Cell",
+    "CheckRecord",
     "Column",
     "ColumnCard",
     "Condition",
+    "Contradiction",
     "Corruption",
     "Course",
     "Dataset",
@@ -118,9 +124,12 @@ __all__ = [
     "Zoo",
     "attack",
     "binomial_tail",
+    "code_of",
+    "contradictions",
     "corruption",
     "dataset",
     "defense",
+    "distrusts",
     "download",
     "extra_images",
     "fit",
@@ -145,7 +154,9 @@ _HOMES = {
         "archives": "unpack workshop",
         "bpda": "Bpda",
         "canary": "Canary",
+        "contradiction": "Asked Contradiction contradictions",
         "course": "Course",
+        "doubts": "code_of distrusts",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
         "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
@@ -158,7 +169,7 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
+        "records": "CheckRecord ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
         " TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
