@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
     from bench.canary import Canary
+    from bench.contradiction import Asked, Contradiction, contradictions
     from bench.course import Course
     from bench.doubts import REASONS, code_of, distrusts
     from bench.draws import Draws
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 __all__ = [
     "REASONS",
     "Alias",
+    "Asked",
     "Attack",
     "AttackError",
     "Batch",
@@ -80,6 +82,7 @@ __all__ = [
     "Column",
     "ColumnCard",
     "Condition",
+    "Contradiction",
     "Corruption",
     "Course",
     "Dataset",
@@ -123,6 +126,7 @@ __all__ = [
     "attack",
     "binomial_tail",
     "code_of",
+    "contradictions",
     "corruption",
     "dataset",
     "defense",
@@ -151,6 +155,7 @@ _HOMES = {
         "archives": "unpack workshop",
         "bpda": "Bpda",
         "canary": "Canary",
+        "contradiction": "Asked Contradiction contradictions",
         "course": "Course",
         "doubts": "REASONS code_of distrusts",
         "draws": "Draws",

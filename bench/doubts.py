@@ -17,6 +17,7 @@ class Reason:
     why: str
     mend: str
     probe: str = ""  # the column that is asked in an escalation; none where no attack can help
+    fatal: bool = False  # no attack can mend it: what the model's row says is not to be trusted
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ REASONS = {
         "the model answers with values that are not numbers",
         "an attack cannot climb such a value; the judge counts the image as fallen, whatever it shows",
         "look for divisions, logarithms and roots near zero, and for a forward that refuses images on purpose",
+        fatal=True,
     ),
     "coarse": Reason(
         "the model's answers are not float32: small differences between images are lost",
@@ -60,16 +62,19 @@ REASONS = {
         "parts of the model stay in training mode when they are told to be in eval mode",
         "dropout and batch statistics then make its answers random, or dependent on other images",
         "do not override train() or eval(), and do not pass training=True to functional layers",
+        fatal=True,
     ),
     "state": Reason(
         "the model changes when it is asked",
         "one that remembers what it was asked is another model for every attack, and no number is about one of them",
         "write no buffer, counter, list or cache in the forward",
+        fatal=True,
     ),
     "writes": Reason(
         "the model changes the images that it is given",
         "the attack then goes on from an image that is not its own",
         "use no operation in place (a name that ends in _) on the input",
+        fatal=True,
     ),
     "fickle": Reason(
         FICKLE,
@@ -81,17 +86,20 @@ REASONS = {
         MIXES,
         "its accuracy depends on who sits beside whom, and an attack changes all images of a batch together",
         "compute nothing across the first axis; put batch normalisation into eval mode",
+        fatal=True,
     ),
     "drifts": Reason(
         DRIFTS,
         "the images were found on another model than the one that was judged",
         "write no buffer, counter, list or cache in the forward",
+        fatal=True,
     ),
     "dynamic": Reason(
         "the model differentiates in its forward, or answers differently when gradients are on",
         "an attack differentiates through its own optimisation, or another model than the one that is judged",
         "let the forward be one function of the image, whatever the grad mode; or name an adaptive attack",
         "probe-blind",
+        fatal=True,
     ),
     "undifferentiable": Reason(
         "the model raises where it is differentiated",
@@ -109,6 +117,7 @@ REASONS = {
         "the model has no gradient at test images, and has one at the same images moved by one pixel",
         "it recognises test images, or what is near them, and answers from memory",
         "remove what it stores of the test images",
+        fatal=True,
     ),
     "underflow": Reason(
         "the model's logits are so far apart that the gradients of the cross-entropy are exactly zero",
@@ -138,17 +147,58 @@ REASONS = {
         "the model's weights hold test images",
         "it was made with the test images, and no number on them means anything",
         "train without the test part: a defense is never given it",
+        fatal=True,
+    ),
+    # What shows when attacks on one model are set side by side; the sentences in records name images and attacks.
+    "masked": Reason(
+        "images fell to an attack without gradients and to none with them",
+        "who has gradients can do all that one can do without: those of this model may be masked (arXiv:1802.00420)",
+        "look for layers without a useful gradient, and ask more of it",
+        "probe-more",
+    ),
+    "single-step": Reason(
+        "images fell to one step along the gradient and to no long climb of the same loss",
+        "a climb begins where the step ends; what stops it are gradients that point nowhere",
+        "look at attacks on the margin and without gradients",
+        "probe-margin",
+    ),
+    "imbalanced": Reason(
+        "many images fell to attacks on the margin and not to PGD on the cross-entropy",
+        "attacks on the cross-entropy find less on this model than there is: its gradients are imbalanced",
+        "report attacks on the margin: cw, apgd-t, mde",
+        "probe-margin",
+    ),
+    "silent": Reason(
+        "images fell on the way of an attack and stood at its last step",
+        "an attack that keeps its last image alone gives back what it had found",
+        "report the attack with keep='any'",
+    ),
+    "missed": Reason(
+        "images fell to margin decomposition and to none of AutoAttack",
+        "its steps, restarts or targets do not suffice here",
+        "ask for more targets, steps and restarts",
+        "probe-more",
+    ),
+    "targets": Reason(
+        "many images fell to APGD on several targets and not to APGD on the nearest class",
+        "where the nearest class is not the easiest one, attacks that know no other find less than there is",
+        "report apgd-t or mde, not attacks on one class alone",
+        "probe-more",
     ),
 }  # fmt: skip
 
 
-def distrusts(code: str) -> bool:
-    """Whether a doubt says that no number is to be trusted, whatever attack is asked."""
-    return code in REASONS and (not REASONS[code].probe or code == "dynamic")
+def distrusts(said: str) -> bool:
+    """Whether a doubt, given by its code or its sentence, means that no number about the model is to be trusted.
+
+    Then the model is asked to be a function of one image, and is not, or holds the test images: no attack mends that.
+    """
+    code = said if said in REASONS else code_of(said)
+    return code in REASONS and REASONS[code].fatal
 
 
 def code_of(text: str) -> str:
-    """The kind of doubt that a sentence in a record is; empty where it is none of these."""
+    """The code of a doubt, from its sentence in a record; empty where no doubt is written so."""
     return next((code for code, reason in REASONS.items() if reason.text == text), "")
 
 

@@ -236,7 +236,10 @@ class Doubted(_Document):
 
 
 class CheckRecord(_Document):
-    """What the checks before any attack said of weights on a test part.  `key` is the hash of what was checked."""
+    """What checks said of weights on a test part: those before any attack, or under a threat the thorough ones.
+
+    `key` is the hash of what was checked.
+    """
 
     schema_: Literal["rampart/check-1"] = Field("rampart/check-1", alias="schema")
     key: Hash
@@ -244,6 +247,7 @@ class CheckRecord(_Document):
     weights: Hash
     dataset: str  # the name, for people
     test: Hash
+    threat: str | None = None  # of the thorough checks, which attack; None of the checks before any attack
     version: int  # of the checks
     n: int  # the first so many test images were looked at
     doubts: list[Doubted]
@@ -256,14 +260,15 @@ class CheckRecord(_Document):
 
     @model_validator(mode="after")
     def _keyed(self) -> CheckRecord:
-        if self.key != check_key(self.net, self.weights, self.test, self.version):
+        if self.key != check_key(self.net, self.weights, self.test, self.version, self.threat):
             raise ValueError("the key is not that of its check: a field was changed")
         return self
 
 
-def check_key(net: str, weights: str, test: str, version: int) -> str:
+def check_key(net: str, weights: str, test: str, version: int, threat: str | None = None) -> str:
     """The name of a check in the ledger."""
-    return digest({"check": {"net": net, "weights": weights, "test": test, "version": version}})
+    under = {"threat": threat} if threat else {}
+    return digest({"check": {"net": net, "weights": weights, "test": test, "version": version, **under}})
 
 
 Document = (
