@@ -10,7 +10,7 @@ from bench import Asked, contradictions
 from leaderboard.words import name_of, natural
 
 if TYPE_CHECKING:
-    from bench import Record
+    from bench import Contradiction, Record
     from leaderboard.arithmetic import Outcome
 
 
@@ -36,12 +36,12 @@ def said(records: Iterable[Record]) -> tuple[Doubt, ...]:
     return tuple(Doubt(text, tuple(sorted(attacks, key=natural))) for text, attacks in sorted(found.items()))
 
 
-def masked(cells: Mapping[str, Outcome]) -> tuple[Doubt, ...]:
+def beside(cells: Mapping[str, Outcome]) -> tuple[Contradiction, ...]:
     """What shows when the attacks on one model are set side by side."""
     asked = [
         Asked(attack, c.records[0].access, _gradients(c), c.asked, c.fell) for attack, c in sorted(cells.items())
     ]  # fmt: skip
-    return tuple(Doubt(found.text, found.attacks) for found in contradictions(asked))
+    return contradictions(asked)
 
 
 def _gradients(cell: Outcome) -> float:

@@ -12,7 +12,7 @@ from bench import ColumnCard, Record, ThreatModel, TrainingRecord
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
-from leaderboard.doubts import Doubt, masked, said
+from leaderboard.doubts import Doubt, beside, said
 from leaderboard.evidence import MODELS, Evidence, by_condition, gathered
 from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
@@ -22,7 +22,7 @@ from leaderboard.trust import Finding, Trust, judged, latest, named, probes, rai
 from leaderboard.words import name_of, natural, short, told_apart
 
 if TYPE_CHECKING:
-    from bench import CheckRecord, Ledger
+    from bench import CheckRecord, Contradiction, Ledger
 
 
 def table(ledger: Ledger, n: int = 0) -> Board:
@@ -133,9 +133,17 @@ class _Library:
         if place.threat:
             threat = ThreatModel.parse(place.threat)
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
-        check = self.checks.get((place.net, place.weights, place.test))
         records = [r for cell in (*mine.values(), *([clean] if clean else [])) for r in cell.records]
-        return _Subject(clean, mine, check, raised(check, records))
+        attacks = {attack: cell for attack, cell in mine.items() if cell.records[0].access is not None}
+        n = len(Images.union(cell.asked for cell in attacks.values()))
+        checks = self._checked(place.net, place.weights, place.test, place.threat)
+        hidden = beside(attacks)
+        return _Subject(clean, mine, checks, raised(checks, records, hidden, n), hidden)
+
+    def _checked(self, net: str, weights: str, test: str, threat: str | None) -> tuple[CheckRecord, ...]:
+        """What the checks before any attack found, and those under a threat."""
+        found = (self.checks.get((net, weights, test, under)) for under in dict.fromkeys((None, threat)))
+        return tuple(check for check in found if check is not None)
 
     def _spoilt(self, test: str, name: str, places: Sequence[Place]) -> Section:
         """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
@@ -153,9 +161,9 @@ class _Library:
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             spoilt = tuple(cells[c].fell for c in conditions) if total else ()
             evidence = by_condition(cells, detailed=self.detailed)
-            check = self.checks.get((net, weights, test))
-            findings = raised(check, [r for cell in cells.values() for r in cell.records])
-            trust = Trust(judged(findings, {}, 0, attacked=False), check)
+            checks = self._checked(net, weights, test, None)
+            findings = raised(checks, [r for cell in cells.values() for r in cell.records])
+            trust = Trust(judged(findings, {}, 0, attacked=False), next(iter(checks), None))
             rows += self._rows(
                 net, weights, test, None, numbers, total, list(cells.values()), trust,
                 evidence=evidence, spoilt=spoilt,
@@ -189,7 +197,7 @@ class _Library:
             kept = rules(facts)
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
-                (*_told(records, trust), *(subject.hidden() if subject else ())),
+                _told(records, trust, subject.hidden if subject else ()),
                 subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
                 evidence or Evidence(), spoilt, tier, trust, kept, division(facts, kept),
@@ -202,8 +210,9 @@ class _Subject:
 
     clean: Outcome | None
     cells: Mapping[str, Outcome]
-    check: CheckRecord | None = None
+    checks: tuple[CheckRecord, ...] = ()
     findings: tuple[Finding, ...] = ()  # the doubts about it
+    hidden: tuple[Contradiction, ...] = ()  # those of them that show when its attacks are set side by side
     exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
     counted: dict[str, Number | None] = field(default_factory=dict)  # likewise, by the name of the column
 
@@ -235,10 +244,6 @@ class _Subject:
         }
         return {name: drawn for name, drawn in found.items() if drawn is not None}
 
-    def hidden(self) -> tuple[Doubt, ...]:
-        """A doubt where attacks without gradients fell images on which those with gradients failed."""
-        return masked({attack: cell for attack, cell in self.cells.items() if cell.records[0].access is not None})
-
     def worst(self, heads: Sequence[Head]) -> Number | None:
         common = [h for h in heads if h.common] or heads
         others = [h for h in heads if h not in common]
@@ -254,7 +259,8 @@ class _Subject:
         exams = {h: self.exam(h) for h in heads if h.name != CLEAN}
         others = without(strict, self.called, exams)
         found = judged(self.findings, exams, summary.n if summary else 0, attacked=attacked)
-        return Trust(found, self.check, self.worst(others) if others else None)
+        check = next((check for check in self.checks if check.threat is None), None)
+        return Trust(found, check, self.worst(others) if others else None)
 
     def fell(self, heads: Sequence[Head]) -> Images:
         """The images that fell in some of these columns."""
@@ -293,9 +299,11 @@ def _fast(records: Iterable[Record]) -> tuple[str, ...]:
     return (f"fast search: {', '.join(sorted(names, key=natural))}",) if names else ()
 
 
-def _told(records: Sequence[Record], trust: Trust) -> tuple[Doubt, ...]:
-    """The doubts of records, and those of the checks that no record tells of."""
-    found = [doubt for doubt in said(records) if not stale(doubt.text, trust.check)]
+def _told(records: Sequence[Record], trust: Trust, hidden: Sequence[Contradiction]) -> tuple[Doubt, ...]:
+    """The doubts of records, those between attacks, and those of the checks that no record tells of."""
+    checks = [trust.check] if trust.check else []
+    found = [doubt for doubt in said(records) if not stale(doubt.text, checks)]
+    found += [Doubt(c.text, c.attacks) for c in hidden]
     known = {doubt.text for doubt in found}
     return (*found, *(Doubt(finding.text, ()) for finding in trust.findings if finding.text not in known))
 

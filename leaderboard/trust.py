@@ -16,13 +16,15 @@ from bench import REASONS, CheckRecord, code_of, distrusts
 from leaderboard.images import Images
 
 if TYPE_CHECKING:
-    from bench import Record
+    from bench import Contradiction, Record
     from leaderboard.arithmetic import Exam, Number
     from leaderboard.rows import Head
 
 State = Literal["settled", "open", "for good", "told"]
 NAMED = 12  # images that a page names
 AFTERWARDS = {"drifts"}  # doubts that only show when a model is attacked: its checks do not know of them
+HIDDEN = {"masked", "single-step"}  # of doubts between attacks: those that say that all of them may find too little
+POINTS = 0.02  # the share of the images from which on they count
 HONESTY = "gradient_honesty"  # a figure of the checks
 
 
@@ -41,6 +43,7 @@ class Finding:
     images: tuple[int, ...] = ()
     figures: tuple[tuple[str, float], ...] = ()
     what: str = ""
+    grave: bool = True  # whether it says that the number lies, until its probe was asked
 
     @property
     def lies(self) -> bool:
@@ -87,7 +90,7 @@ class Trust:
     """What is known of a row's model beside its numbers.  before: what summed it up without the probes."""
 
     findings: tuple[Finding, ...] = ()
-    check: CheckRecord | None = None  # none where it was not looked at
+    check: CheckRecord | None = None  # before any attack; none where it was not looked at
     before: Number | None = None  # None where no probe was asked
 
     @property
@@ -106,14 +109,17 @@ class Trust:
         return None if self.check is None else self.check.figures.get(HONESTY)
 
 
-def latest(checks: Iterable[CheckRecord]) -> Mapping[tuple[str, str, str], CheckRecord]:
-    """What was found of each net, weights and test part by the newest version of the checks.
+Subject = tuple[str, str, str, str | None]  # net, weights, test part, and the threat of checks that attack
+
+
+def latest(checks: Iterable[CheckRecord]) -> Mapping[Subject, CheckRecord]:
+    """What was found of each net, weights, test part and threat by the newest version of the checks.
 
     Where several machines looked, what one of them doubts is doubted.
     """
-    found: dict[tuple[str, str, str], CheckRecord] = {}
+    found: dict[Subject, CheckRecord] = {}
     for check in sorted(checks, key=lambda c: (c.version, c.made, c.key)):
-        name = (check.net, check.weights, check.test)
+        name = (check.net, check.weights, check.test, check.threat)
         before = found.get(name)
         found[name] = _together(before, check) if before and before.version == check.version else check
     return found
@@ -136,29 +142,38 @@ def named(head: Head) -> frozenset[str]:
     return frozenset(name.partition(" #")[0] for name in head.name.split(" = "))
 
 
-def raised(check: CheckRecord | None, records: Iterable[Record]) -> tuple[Finding, ...]:
+def raised(
+    checks: Sequence[CheckRecord], records: Iterable[Record], beside: Iterable[Contradiction] = (), n: int = 0
+) -> tuple[Finding, ...]:
     """The doubts about a model: those of its checks with their evidence, and what records say beside these.
+
+    beside: what shows where its attacks are set side by side, on n images.
 
     Where it was checked, older records' words about what the checks look at are passed over: a newer version of these
     may know better.
     """
     found: dict[str, Finding] = {}
-    for d in check.doubts if check else ():
+    for d in (d for check in checks for d in check.doubts):
         code = d.code if d.code in REASONS else code_of(d.text)
         found[code or d.text] = Finding(
             code, d.text, "told", _probe(code), tuple(sorted(d.images)), tuple(sorted(d.figures.items())), d.what
         )
     for text in dict.fromkeys(text for record in records for text in record.doubts):
-        if (code := code_of(text)) and not stale(text, check):
+        if (code := code_of(text)) and not stale(text, checks):
             found.setdefault(code, Finding(code, text, "told", _probe(code)))
+    for c in beside:
+        grave = c.code in HIDDEN and len(c.images) > POINTS * n
+        found.setdefault(
+            c.code, Finding(c.code, c.text, "told", _probe(c.code), c.images, what=", ".join(c.attacks), grave=grave)
+        )
     return tuple(found.values())
 
 
-def stale(text: str, check: CheckRecord | None) -> bool:
+def stale(text: str, checks: Sequence[CheckRecord]) -> bool:
     """Whether a doubt in a record is one that the checks look for, and that the newest of them do not raise."""
-    if check is None or code_of(text) in {"", *AFTERWARDS}:
+    if not any(check.threat is None for check in checks) or code_of(text) in {"", *AFTERWARDS}:
         return False
-    return text not in {d.text for d in check.doubts}
+    return text not in {d.text for check in checks for d in check.doubts}
 
 
 def _probe(code: str) -> str:
@@ -178,7 +193,7 @@ def judged(
 def _judged(finding: Finding, exams: Mapping[Head, Exam], n: int, *, attacked: bool) -> Finding:
     if distrusts(finding.code):
         return replace(finding, state="for good")
-    if not finding.asked or not attacked:
+    if not finding.asked or not attacked or not finding.grave:
         return finding
     return replace(finding, state="settled" if _decided(finding.asked, exams, n) else "open")
 
