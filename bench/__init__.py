@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
+    from bench.trust import is_stale, newest
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
 
@@ -136,9 +137,11 @@ __all__ = [
     "fit",
     "frozen",
     "holm",
+    "is_stale",
     "locked",
     "nearest",
     "net",
+    "newest",
     "per_image_sum",
     "read_document",
     "split_recipe",
@@ -177,6 +180,7 @@ _HOMES = {
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",
+        "trust": "is_stale newest",
         "victim": "Model",
         "zoo": "Finding Published Zoo",
     }.items()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from bench.exam import CLEAN
 from bench.outcomes import fallen_within
-from bench.records import ColumnCard, Document, ExamCard, Record, TrainingRecord
+from bench.records import CheckRecord, ColumnCard, Document, ExamCard, Record, TrainingRecord
+from bench.trust import is_stale, newest
 
 if TYPE_CHECKING:
     from bench.ledger import Ledger
@@ -152,6 +153,7 @@ def _standings(ledger: Ledger, documents: Sequence[Document]) -> Iterator[Standi
                 times = makers.setdefault((t.net, weights), {})
                 model = Model(t.label, t.net_label, t.dataset, t.threat, t.seed, which)
                 times[model] = max(t.made, times.get(model, ""))
+    checks = newest(d for d in documents if isinstance(d, CheckRecord))
     records: dict[tuple[str, str, str, str], list[Record]] = {}
     for r in documents:
         if isinstance(r, Record):
@@ -162,8 +164,16 @@ def _standings(ledger: Ledger, documents: Sequence[Document]) -> Iterator[Standi
         models = makers.get((net, weights), {Model(f"weights {weights[:12]}", net, "", "", None, ""): ""})
         threats = {threat for known, threat in exams if known == test}
         for found in _of_weights(near, cards, threats, ledger):
+            under = dict.fromkeys((None, found.question.threat))
+            looks = [checks[name] for threat in under if (name := (net, weights, test, threat)) in checks]
             for model, made in models.items():
-                yield replace(found, model=model, made=max(made, found.made))
+                yield replace(found, model=model, made=max(made, found.made), doubts=_doubts(found.doubts, looks))
+
+
+def _doubts(said: Sequence[str], checks: Sequence[CheckRecord]) -> tuple[str, ...]:
+    """What records say, and what the checks of the model found, each once."""
+    kept = [text for text in said if not is_stale(text, checks)]
+    return tuple(dict.fromkeys([*kept, *(d.text for check in checks for d in check.doubts)]))
 
 
 def _of_weights(

@@ -78,6 +78,11 @@ class Row:
         """The share of images at which its gradients are the slopes of its answers."""
         return self.trust.honesty
 
+    @property
+    def zero(self) -> float:
+        """The share of images at which they are exactly zero, and say nothing."""
+        return self.trust.zero
+
     @cached_property
     def n(self) -> int:
         """The most images behind a number of it."""

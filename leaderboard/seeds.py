@@ -118,6 +118,11 @@ class Group:
         return min((row.honesty for row in self.rows if row.honesty is not None), default=None)
 
     @property
+    def zero(self) -> float:
+        """The largest of its rows' shares of images with gradients that are exactly zero."""
+        return max(row.zero for row in self.rows)
+
+    @property
     def division(self) -> str:
         """That of its rows; where they differ, the one with fewest promises."""
         found = {row.division for row in self.rows}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bench import ColumnCard, Record, ThreatModel, TrainingRecord
+from bench import ColumnCard, Record, ThreatModel, TrainingRecord, is_stale, newest
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
@@ -18,7 +18,7 @@ from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.rules import Facts, division, rules
 from leaderboard.seeds import lines, rank
-from leaderboard.trust import Finding, Trust, judged, latest, named, probes, raised, stale, without
+from leaderboard.trust import Finding, Trust, judged, named, probes, raised, without
 from leaderboard.words import name_of, natural, short, told_apart
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class _Library:
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
         self.cards = documents.columns
         self.verified = documents.verified
-        self.checks = latest(documents.checks)
+        self.checks = newest(documents.checks)
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
         asked = {(e.test, e.threat) for e in documents.exams} | {(p.test, p.threat) for p in self.cells if p.threat}
         for test, threat in asked:
@@ -302,7 +302,7 @@ def _fast(records: Iterable[Record]) -> tuple[str, ...]:
 def _told(records: Sequence[Record], trust: Trust, hidden: Sequence[Contradiction]) -> tuple[Doubt, ...]:
     """The doubts of records, those between attacks, and those of the checks that no record tells of."""
     checks = [trust.check] if trust.check else []
-    found = [doubt for doubt in said(records) if not stale(doubt.text, checks)]
+    found = [doubt for doubt in said(records) if not is_stale(doubt.text, checks)]
     found += [Doubt(c.text, c.attacks) for c in hidden]
     known = {doubt.text for doubt in found}
     return (*found, *(Doubt(finding.text, ()) for finding in trust.findings if finding.text not in known))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from bench import REASONS, CheckRecord, code_of, distrusts
+from bench import REASONS, CheckRecord, code_of, distrusts, is_stale
 from leaderboard.images import Images
 
 if TYPE_CHECKING:
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 State = Literal["settled", "open", "for good", "told"]
 NAMED = 12  # images that a page names
-AFTERWARDS = {"drifts"}  # doubts that only show when a model is attacked: its checks do not know of them
 HIDDEN = {"masked", "single-step"}  # of doubts between attacks: those that say that all of them may find too little
 POINTS = 0.02  # the share of the images from which on they count
-HONESTY = "gradient_honesty"  # a figure of the checks
+HONESTY, ZERO = "gradient_honesty", "zero_gradients_of_margin"  # figures of the checks
 
 
 @dataclass(frozen=True)
@@ -77,12 +76,18 @@ class Finding:
     def evidence(self) -> str:
         """Figures, names and images, in words."""
         said = [self.what] if self.what else []
-        said += [f"{name.replace('_', ' ')} {value:.3g}" for name, value in self.figures]
+        said += [_figure(name, value) for name, value in self.figures]
         if self.images:
             more = f" and {len(self.images) - NAMED:,} more" if len(self.images) > NAMED else ""
             noun = "image" if len(self.images) == 1 else "images"
             said.append(f"{noun} {', '.join(map(str, self.images[:NAMED]))}{more}")
         return "; ".join(said)
+
+
+def _figure(name: str, value: float) -> str:
+    """A figure in words; shares are percentages."""
+    shown = f"{100 * value:.3g} %" if name.startswith("share") else f"{value:.3g}"
+    return f"{name.replace('_', ' ')} {shown}"
 
 
 @dataclass(frozen=True)
@@ -108,28 +113,10 @@ class Trust:
         """The share of images at which the gradients are the slopes of the answers; None where it was not measured."""
         return None if self.check is None else self.check.figures.get(HONESTY)
 
-
-Subject = tuple[str, str, str, str | None]  # net, weights, test part, and the threat of checks that attack
-
-
-def latest(checks: Iterable[CheckRecord]) -> Mapping[Subject, CheckRecord]:
-    """What was found of each net, weights, test part and threat by the newest version of the checks.
-
-    Where several machines looked, what one of them doubts is doubted.
-    """
-    found: dict[Subject, CheckRecord] = {}
-    for check in sorted(checks, key=lambda c: (c.version, c.made, c.key)):
-        name = (check.net, check.weights, check.test, check.threat)
-        before = found.get(name)
-        found[name] = _together(before, check) if before and before.version == check.version else check
-    return found
-
-
-def _together(before: CheckRecord, check: CheckRecord) -> CheckRecord:
-    """The second with the doubts of the first that it does not have."""
-    known = {d.code for d in check.doubts}
-    more = [d for d in before.doubts if d.code not in known]
-    return check.model_copy(update={"doubts": [*check.doubts, *more]}) if more else check
+    @property
+    def zero(self) -> float:
+        """The share of images at which the margin's gradients are exactly zero, and so say nothing."""
+        return 0.0 if self.check is None else self.check.figures.get(ZERO, 0.0)
 
 
 def probes(codes: Iterable[str]) -> frozenset[str]:
@@ -159,7 +146,7 @@ def raised(
             code, d.text, "told", _probe(code), tuple(sorted(d.images)), tuple(sorted(d.figures.items())), d.what
         )
     for text in dict.fromkeys(text for record in records for text in record.doubts):
-        if (code := code_of(text)) and not stale(text, checks):
+        if (code := code_of(text)) and not is_stale(text, checks):
             found.setdefault(code, Finding(code, text, "told", _probe(code)))
     for c in beside:
         grave = c.code in HIDDEN and len(c.images) > POINTS * n
@@ -167,13 +154,6 @@ def raised(
             c.code, Finding(c.code, c.text, "told", _probe(c.code), c.images, what=", ".join(c.attacks), grave=grave)
         )
     return tuple(found.values())
-
-
-def stale(text: str, checks: Sequence[CheckRecord]) -> bool:
-    """Whether a doubt in a record is one that the checks look for, and that the newest of them do not raise."""
-    if not any(check.threat is None for check in checks) or code_of(text) in {"", *AFTERWARDS}:
-        return False
-    return text not in {d.text for check in checks for d in check.doubts}
 
 
 def _probe(code: str) -> str:
