@@ -23,6 +23,7 @@ from bench.cli_verify import audit, bundle, verify
 from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import RampartError, UsageError
 from bench.options import (
+    Choice,
     Command,
     Files,
     Group,
@@ -124,7 +125,7 @@ def plan(as_json: bool, site: str, executor: str, workers: int | None, **options
 
 
 @cli.command("list", cls=Command)
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=Choice(KINDS))
 @click.argument("words", nargs=-1)
 @plugin_option
 @json_option
@@ -204,7 +205,7 @@ def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...],
 
 
 @cli.command(cls=Command)
-@click.argument("kind", type=click.Choice(["corruptions"]))
+@click.argument("kind", type=Choice(["corruptions"]))
 @option("--dataset", default="cifar10", show_default=True, help="a name, or npz:FILE")
 @option("--image", type=click.IntRange(min=0), default=0, show_default=True, help="its place in the test part")
 @option("--out", default="results/figures", show_default=True, metavar="DIR", help="where the figure goes")

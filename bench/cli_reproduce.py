@@ -13,7 +13,7 @@ import click
 from bench.cli_exam import place_of
 from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import IncompleteError, UsageError, nearest
-from bench.options import Command, numbers, option, places
+from bench.options import Choice, Command, numbers, option, places
 
 if TYPE_CHECKING:
     from bench.place import Place
@@ -40,7 +40,7 @@ DAY = 86_400.0  # seconds
 @option("--batch", type=click.IntRange(min=1), help="images an attack holds at once; changes no verdict")
 @option(
     "--executor",
-    type=click.Choice(["auto", "inline", "process"]),
+    type=Choice(["auto", "inline", "process"]),
     default="auto",
     show_default=True,
     help="where cells run; auto: inline unless there is much to do",

@@ -111,6 +111,14 @@ class Files(click.ParamType[str]):
         return rv.split(os.pathsep)
 
 
+class Choice(click.Choice[str]):
+    """One of a few words; an error names the nearest, or all of them."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:  # noqa: ARG002  click's words
+        """What was given, and what is nearest."""
+        return f"{value!r} is not known{nearest(str(value), map(str, self.choices))}"
+
+
 class Number(click.ParamType[float]):
     """A number between two ends, which belong to it or not."""
 
@@ -231,12 +239,12 @@ def exam_options(command: Any) -> Any:
     """The options of run and plan."""
     for add in (
         option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
-        option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
+        option("--executor", type=Choice(["auto", "inline", "process"]), default="auto", show_default=True,
                 help="where cells run; auto: inline unless there is much to do"),
         option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
         option("--batch", type=click.IntRange(min=1),
                 help="images an attack holds at once; default: found, halved when memory runs out; changes no verdict"),
-        option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
+        option("--precision", type=Choice(["exact", "fast"]), default="exact", show_default=True,
                 help="of the search; fast: in bfloat16 where the machine has it; the verdict is always float32's"),
         option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
         option("--weights", default="", metavar="best,last", callback=_weights,
