@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bench.canary import Canary
     from bench.contradiction import Asked, Contradiction, contradictions
     from bench.course import Course
+    from bench.decided import reached
     from bench.doubts import REASONS, code_of, distrusts
     from bench.draws import Draws
     from bench.errors import (
@@ -143,6 +144,7 @@ __all__ = [
     "net",
     "newest",
     "per_image_sum",
+    "reached",
     "read_document",
     "split_recipe",
     "student_quantile",
@@ -160,6 +162,7 @@ _HOMES = {
         "canary": "Canary",
         "contradiction": "Asked Contradiction contradictions",
         "course": "Course",
+        "decided": "reached",
         "doubts": "REASONS code_of distrusts",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",

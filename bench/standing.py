@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from bench.decided import reached
 from bench.exam import CLEAN
 from bench.outcomes import fallen_within
 from bench.records import CheckRecord, ColumnCard, Document, ExamCard, Record, TrainingRecord
@@ -192,7 +193,7 @@ def _of_weights(
 
     lost = {r.attack: r for r in records if _is_clean(r.attack)}
     clean = _cell([r for r in records if r.attack in lost], None, ledger) if lost else None
-    if clean is not None and (seen := _seen([clean], None, 0)):
+    if clean is not None and (seen := _seen([clean], clean, 0, strict=False)):
         yield standing(CLEAN, None, lost, None, **seen)
     bound = {r.threat for r in records if r.threat and ":" in r.threat}
     for threat in sorted(bound | asked):
@@ -208,24 +209,28 @@ def _of_weights(
                 names.setdefault((tuple(sorted(set(card.attacks))), card.strict, card.first), []).append(card)
         for (attacks, strict, first), alike in names.items():
             members = [cells[a] for a in attacks if a in cells]
-            if len(members) == len(attacks) and (seen := _seen(members, clean if strict else None, first)):
+            if len(members) == len(attacks) and (seen := _seen(members, clean, first, strict=strict)):
                 name = " = ".join(sorted({card.name for card in alike}))
                 yield standing(name, threat, attacks, alike[0], **seen)
 
 
-def _seen(members: Sequence[_Cell], clean: _Cell | None, first: int) -> dict[str, Any]:
-    """The images that fell among the first n, where all these are decided; nothing where none is."""
-    fell = frozenset[int]().union(*(m.fell for m in members), clean.fell if clean else ())
-    decided = fell | frozenset.intersection(*(m.asked for m in members))
-    n = next(i for i in count() if i not in decided)
-    meant = next(i for i in count() if i not in clean.asked) if clean else n
-    if n < meant:  # of the images beyond those that were asked, the ones that clean lost alone would count
-        n = min(n, *(1 + max(m.asked) for m in members))
-    n = min(n, first or n)
-    parts = [*members, *([clean] if clean else [])]
+def _seen(members: Sequence[_Cell], clean: _Cell | None, first: int, *, strict: bool) -> dict[str, Any]:
+    """The images that fell among the first n, where these are decided as on the board; nothing where they are not."""
+    parts = [*members, *([clean] if clean and strict else [])]
+    fell = frozenset[int]().union(*(part.fell for part in parts))
+    decided = _first(fell | frozenset.intersection(*(m.asked for m in members)), first)
+    reach = min(1 + max(m.asked) for m in members)
+    asked = _first(clean.asked, first) if clean else 0
+    n = reached(decided, sum(i < decided for i in fell), min(reach, first or reach), asked)
     doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
     made = max(part.made for part in parts)
     return {"n": n, "fell": frozenset(i for i in fell if i < n), "doubts": doubts, "made": made} if n else {}
+
+
+def _first(images: frozenset[int], most: int) -> int:
+    """n, where the first n test images are all among these and the next is not; no more than `most`, if any."""
+    n = next(i for i in count() if i not in images)
+    return min(n, most or n)
 
 
 def _cell(records: Sequence[Record], threat: str | None, ledger: Ledger) -> _Cell:

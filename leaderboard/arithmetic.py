@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from bench import wilson
+from bench import reached, wilson
 from leaderboard.images import Images
 
 if TYPE_CHECKING:
@@ -195,38 +195,20 @@ def examine(
 
 
 def count(exam: Exam, clean: Outcome | None) -> Number | None:
-    """A column's number on the first n test images, where n is as many as its attacks went through.
-
-    While an image among those is undecided there is only a bound, for the decided ones are no fair sample: where a
-    cascade was cut short they are the fallen ones, and where an attack was asked for another column's sake they are
-    those that withstood that column's other attacks.
-    """
+    """A column's number on the first n test images, where n is as many as its attacks went through."""
     all_asked = clean.asked.first if clean is not None else 0
     asked = min(all_asked, exam.first or all_asked)
     # The member that went least far sets the reach: others may have gone further for another column's sake.
     reach = min((m.asked.end for m in exam.members.values()), default=0)
     reach = min(reach, exam.first or reach)
-    n, spent = exam.decided.first, exam.spent
-    if n < reach or (n < asked and n == exam.fell.among(n)):
+    decided, spent = exam.decided.first, exam.spent
+    n = reached(decided, exam.fell.among(decided), reach, asked)
+    if n is None:
         if not (asked and reach):
             return None
         standing = asked - exam.fell.among(asked)
         return Number(standing, asked, True, spent, exam.seeds, partial=asked < all_asked)
-    if n < asked:
-        n = _roundest(reach, n)
     return Number(n - exam.fell.among(n), n, False, spent, exam.seeds, partial=n < all_asked) if n else None
-
-
-def _roundest(low: int, high: int) -> int:
-    """The roundest number from low to high.
-
-    People ask about round numbers of images, and of those that were lost to begin with no record of an attack says
-    whether they were meant.
-    """
-    step = 1
-    while -(-low // (10 * step)) * 10 * step <= high:
-        step *= 10
-    return -(-low // step) * step
 
 
 def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] = ()) -> Number | None:
@@ -242,11 +224,11 @@ def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] =
     whole = Images.below(n)
     decided = fell | Images.common(e.decided | (whole - Images.below(e.first)) if e.first else e.decided for e in exams)
     spent = Spent.of(r for e in (*exams, *others) for m in e.members.values() for r in m.records)
-    reach, all_decided = min(_reach(e, n) for e in exams), decided.first
-    if reach <= all_decided < n and all_decided > fell.among(all_decided):  # as in count
-        m = _roundest(reach, all_decided)
+    reach, first = min(_reach(e, n) for e in exams), decided.first
+    m = reached(first, fell.among(first), reach, n)
+    if m is not None and first < n:
         return Number(m - fell.among(m), m, False, spent, partial=True)
-    return Number(n - fell.among(n), n, all_decided < n, spent)
+    return Number(n - fell.among(n), n, first < n, spent)
 
 
 def _reach(exam: Exam, n: int) -> int:
