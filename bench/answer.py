@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.bundles import make
-from bench.checked import checked
+from bench.checked import checked, known_thorough
 from bench.doubts import DRIFTS, FICKLE
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import CLEAN, Cell, Condition, Shape
@@ -74,6 +74,8 @@ def answer(place: Place, question: Question) -> list[Record]:
         return images(dataset.test, asked, place.device, corruption, condition.severity)
 
     doubts = [doubt.text for doubt in checked(place, cell.net, cell.weights, dataset).doubts]
+    closer = known_thorough(place, cell.net, cell.weights, cell.test, cell.threat or "")
+    doubts += [doubt.text for doubt in closer.doubts] if closer else []
     x = look(torch.tensor(question.asked[: subject.tile]))[0]
     before = None if subject.random or FICKLE in doubts else answers(subject, x)
     threat = ThreatModel.of_cell(cell.threat) if cell.threat else None

@@ -70,7 +70,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
 
     What is in the ledger already is not run again; a killed run continues.
     """
-    from bench.escalation import escalated
+    from bench.escalation import escalated, look_closer
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
     from leaderboard.document import document
@@ -82,6 +82,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
         _warn_of_hours(exam, place)
         summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
         if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
+            look_closer(place, exam, executor_of(executor, workers, exam, place), report.line)
             for probes, more in escalated(place, exam):
                 models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
                 report.line(f"doubt: {models} asked more: {', '.join(probes)}")

@@ -80,7 +80,7 @@ REASONS = {
         FICKLE,
         "an attack that asks a random model once sees one draw; its gradients average to more than it finds",
         "declare the net with @net(random=True), and attack it by aa-rand or with eot=20",
-        "aa-rand",
+        "probe-random",
     ),
     "mixes": Reason(
         MIXES,
@@ -184,6 +184,55 @@ REASONS = {
         "where the nearest class is not the easiest one, attacks that know no other find less than there is",
         "report apgd-t or mde, not attacks on one class alone",
         "probe-more",
+    ),
+    # What the thorough checks find.
+    "scale": Reason(
+        "attacks find other images when the model's logits are multiplied by a constant",
+        "a constant changes no answer: gradients that are lost or flattened by the scale of the logits hide what falls",
+        "look at attacks whose loss has no scale (apgd-dlr, cw), and leave temperatures out of the forward",
+        "probe-margin",
+    ),
+    "budget": Reason(
+        "images stand where the adversary may do more than enough, in the whole box or at a larger budget",
+        "with an unbounded budget every image falls to an attack that works: these attacks do not work here",
+        "look at the gradients, and at attacks without them",
+        "probe-blind",
+    ),
+    "luck": Reason(
+        "random images of the ball are misread where attacks with gradients found nothing",
+        "what luck finds an attack that works finds too: the gradients lead away from it",
+        "look at the gradients, and at attacks without them",
+        "probe-blind",
+    ),
+    "converges": Reason(
+        "twice the steps and restarts of an attack find more images",
+        "an attack that has not ended says too much robustness",
+        "give attacks on this model more steps and restarts",
+        "probe-more",
+    ),
+    "step": Reason(
+        "the best size of a step is the smallest or the largest of those that were tried",
+        "attacks at their usual steps find less on this model than there is",
+        "try smaller and larger steps",
+        "probe-more",
+    ),
+    "active": Reason(
+        "an attack did not solve problems on the model's own features whose solution lies in the ball",
+        "an attack that misses what is there to be found proves no robustness (arXiv:2206.13991)",
+        "look at the gradients of the layers before the last",
+        "probe-blind",
+    ),
+    "rugged": Reason(
+        "a little noise changes the model's margin by much",
+        "on such a landscape a gradient says nothing of what lies beside the image",
+        "look at attacks without gradients and at larger eot",
+        "probe-blind",
+    ),
+    "draws": Reason(
+        "gradients that are means of twice as many passes find more, or the model stands where its randomness is held",
+        "the attacks have not averaged enough of its randomness away",
+        "ask with a larger eot",
+        "probe-random",
     ),
 }  # fmt: skip
 

@@ -154,6 +154,7 @@ class Attack(Plugin, Generic[P]):
     zero: tuple[str, ...] = ()  # settings that may be 0 although their defaults are not
     check: Callable[..., None] | None = None  # raises UsageError for settings that do not go together
     least_classes: int = 2  # of a data set that it can attack
+    stand_ins: bool = False  # layers that hide their gradient have the identity's
 
     def recipe(self, **settings: Value) -> Recipe:
         """As every plugin's; and settings with which it could do nothing are an error."""
@@ -348,6 +349,7 @@ def attack(
     zero: tuple[str, ...] = (),
     check: Callable[..., None] | None = None,
     least_classes: int = 2,
+    stand_ins: bool = False,
     name: str = "",
 ) -> Callable[[_AttackFunction[P]], Attack[P]]:
     """Make a function an attack.
@@ -363,6 +365,7 @@ def attack(
     is not.
     check: given all settings, raises UsageError where they do not go together.
     least_classes: of a data set; with fewer it is refused before any work.
+    stand_ins: whether it differentiates the identity in the place of layers that hide their gradient.
     version: raise it when its answers change.
     """
 
@@ -371,6 +374,7 @@ def attack(
             name=_name(function, name), function=function, version=version, paper=paper,
             norms=norms, access=access, goal=goal, cost=cost, coarse=coarse and goal == "in-ball",
             surrogates=surrogates, together=together, zero=zero, check=check, least_classes=least_classes,
+            stand_ins=stand_ins,
         )  # fmt: skip
 
     return wrap
