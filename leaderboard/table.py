@@ -18,7 +18,7 @@ from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
 from leaderboard.rules import Facts, division, rules
 from leaderboard.seeds import lines, rank
-from leaderboard.trust import Finding, Trust, judged, named, probes, raised, without
+from leaderboard.trust import Finding, Trust, called_for, judged, of_the_exam, probes, raised, without
 from leaderboard.words import name_of, natural, short, told_apart
 
 if TYPE_CHECKING:
@@ -134,9 +134,11 @@ class _Library:
             threat = ThreatModel.parse(place.threat)
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
         records = [r for cell in (*mine.values(), *([clean] if clean else [])) for r in cell.records]
-        attacks = {attack: cell for attack, cell in mine.items() if cell.records[0].access is not None}
-        n = len(Images.union(cell.asked for cell in attacks.values()))
         checks = self._checked(place.net, place.weights, place.test, place.threat)
+        called = probes(finding.code for finding in raised(checks, records))
+        known = of_the_exam((a for a, cell in mine.items() if cell.records[0].access is not None), self.cards, called)
+        attacks = {attack: cell for attack, cell in mine.items() if attack in known}
+        n = len(Images.union(cell.asked for cell in attacks.values()))
         hidden = beside(attacks)
         return _Subject(clean, mine, checks, raised(checks, records, hidden, n), hidden)
 
@@ -310,7 +312,7 @@ def _told(records: Sequence[Record], trust: Trust, hidden: Sequence[Contradictio
 
 def _common(head: Head, subjects: Collection[_Subject]) -> bool:
     """Whether at least half were asked; a probe is not asked for the sake of those whose doubts call for it."""
-    whole = [s for s in subjects if not s.called & named(head)]
+    whole = [s for s in subjects if not called_for(head, s.called)]
     return bool(whole) and 2 * sum(_tells(s.number(head)) for s in whole) >= len(whole)
 
 

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Literal
 
 from bench import REASONS, CheckRecord, code_of, distrusts, is_stale
 from leaderboard.images import Images
+from leaderboard.words import name_of
 
 if TYPE_CHECKING:
-    from bench import Contradiction, Record
+    from bench import ColumnCard, Contradiction, Record
     from leaderboard.arithmetic import Exam, Number
     from leaderboard.rows import Head
 
 State = Literal["settled", "open", "for good", "told"]
 NAMED = 12  # images that a page names
 HIDDEN = {"masked", "single-step"}  # of doubts between attacks: those that say that all of them may find too little
+BLIND = "probe-blind"  # beside it, images of another model are tried too
 POINTS = 0.02  # the share of the images from which on they count
 HONESTY, ZERO = "gradient_honesty", "zero_gradients_of_margin"  # figures of the checks
 
@@ -129,6 +131,27 @@ def named(head: Head) -> frozenset[str]:
     return frozenset(name.partition(" #")[0] for name in head.name.split(" = "))
 
 
+def called_for(head: Head, called: Collection[str]) -> bool:
+    """Whether a column was asked since a doubt called for it; by way of another model where gradients say nothing."""
+    by_way = BLIND in called and all(name_of(attack) == "transfer" for attack in head.of)
+    return by_way or not named(head).isdisjoint(called)
+
+
+def of_the_exam(attacks: Iterable[str], cards: Iterable[ColumnCard], called: Collection[str]) -> frozenset[str]:
+    """Those of some attacks that are not only there since a doubt called for them.
+
+    That a probe finds more is what it is for: it raises no further doubt.
+    """
+    probing, asked = set[str](), set[str]()
+    every = probes(REASONS)
+    for card in cards:
+        (probing if card.name in every else asked).update(card.attacks)
+    left_out = probing - asked
+    return frozenset(
+        a for a in attacks if a not in left_out and not (BLIND in called and name_of(a) == "transfer")
+    )  # fmt: skip
+
+
 def raised(
     checks: Sequence[CheckRecord], records: Iterable[Record], beside: Iterable[Contradiction] = (), n: int = 0
 ) -> tuple[Finding, ...]:
@@ -189,6 +212,6 @@ def _decided(probe: str, exams: Mapping[Head, Exam], n: int) -> bool:
 
 def without(heads: Sequence[Head], called: Collection[str], exams: Mapping[Head, Exam]) -> list[Head] | None:
     """The columns but the probes that were called for; None where none of these was asked, or nothing else was."""
-    asked = [h for h in heads if named(h) & set(called) and exams[h].members]
-    others = [h for h in heads if not named(h) & set(called)]
+    asked = [h for h in heads if called_for(h, called) and exams[h].members]
+    others = [h for h in heads if not called_for(h, called)]
     return others if asked and any(exams[h].members for h in others) else None
