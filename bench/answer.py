@@ -94,7 +94,7 @@ def answer(place: Place, question: Question) -> list[Record]:
             key=c.key, net=c.net, weights=c.weights, dataset=dataset.name, test=c.test,
             condition=c.condition, threat=c.threat, attack=c.attack, seed=c.seed, precision=c.precision,
             asked=verdict.asked.tolist(), fell=verdict.asked[verdict.fell].tolist(),
-            images=_sidecar(place, c, verdict), source=source_hash(attack.plugin),
+            images=_sidecar(place, c, verdict), source=source_hash(attack.plugin), paper=attack.plugin.paper,
             bundle=place.store.put(kept) if kept else None,
             cost=Spent(
                 forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)

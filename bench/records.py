@@ -53,6 +53,7 @@ class Record(_Document):
     images: Hash  # the sidecar beside this file: predicted, margin, distance, forwards, backwards of each asked image
     bundle: Hash | None  # the fallen images in the store; None where none fell, and of clean, which makes none
     source: Hash  # of the attack's module
+    paper: str = ""  # of the attack, as its plugin names it
     access: Access | None = None  # what the attack may ask of the model; None where it is not known
     cost: Spent
     run: Hash | None = None  # the cell whose record counts the passes, where one run answered several cells
