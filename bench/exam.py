@@ -76,6 +76,7 @@ class Dataset:
     test: Part
     classes: tuple[str, ...]
     official: Callable[[str, int], Part] | None = None  # published spoilt test images, by corruption and severity
+    learnt: str = ""  # the name in trainings, where only some of the training images are used
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test"):
