@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         ColumnCard,
         DatasetCard,
         ExamCard,
+        Picture,
+        PictureModel,
         Record,
         ReportedCard,
         ReportedModel,
@@ -92,6 +94,8 @@ __all__ = [
     "Model",
     "Net",
     "Part",
+    "Picture",
+    "PictureModel",
     "Precision",
     "Preset",
     "Published",
@@ -158,8 +162,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
-        " TrainingRecord VerificationRecord read_document",
+        "records": "ColumnCard DatasetCard ExamCard Picture PictureModel Record ReportedCard ReportedModel TableCard"
+        " TableColumn TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
