@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         UsageError,
         nearest,
     )
-    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Study, Suite, Training
     from bench.extra import extra_images
     from bench.feed import Batch
     from bench.fetch import PublishedFile, download
@@ -108,6 +108,7 @@ __all__ = [
     "Shape",
     "Sheet",
     "Store",
+    "Study",
     "Suite",
     "TableCard",
     "TableColumn",
@@ -152,7 +153,7 @@ _HOMES = {
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
-        "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "exam": "Cell Column Condition Dataset Part Precision Shape Study Suite Training",
         "extra": "extra_images",
         "feed": "Batch",
         "fetch": "PublishedFile download",

@@ -42,7 +42,10 @@ if TYPE_CHECKING:
     from bench.request import Exam
     from bench.run import Summary
 
-KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo", "canaries")
+KINDS = (
+    "defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "studies", "zoo",
+    "canaries",
+)  # fmt: skip
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 

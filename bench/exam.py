@@ -166,6 +166,28 @@ class Suite:
 
 
 @dataclass(frozen=True)
+class Study:
+    """What robustness costs on a data set: one net, trained for each eps on each number of images, and examined.
+
+    eps: by norm, what is trained for and examined under; standard training, which stands for 0, is not said.
+    main: of each norm the eps of the comparisons over training images and between norms.
+    sizes: how many training images (0: all), and the recipes of standard and of adversarial training on so many.
+    linear: the net is linear and the classes are two, so its weights and the features' correlations tell something.
+    """
+
+    name: str
+    dataset: str  # recipe, without train_images
+    net: str
+    eps: tuple[tuple[Norm, tuple[str, ...]], ...]
+    main: tuple[tuple[Norm, str], ...]
+    sizes: tuple[tuple[int, str, str], ...]
+    column: str
+    n: int = 0  # of the first test images; 0 is all
+    about: str = ""
+    linear: bool = False
+
+
+@dataclass(frozen=True)
 class Training:
     """What makes weights: everything that they depend on, but the machine."""
 

@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -112,7 +112,14 @@ def figures(site: Site) -> tuple[Figure, ...]:
     once: dict[str, Picture] = {}
     for picture in site.documents.pictures:
         once.setdefault(picture.key, picture)
-    return tuple(sorted((_figure(p, site, classes.get(p.test, [])) for p in once.values()), key=_rank))
+    shown = [p for p in once.values() if not _outdone(p, once.values())]
+    return tuple(sorted((_figure(p, site, classes.get(p.test, [])) for p in shown), key=_rank))
+
+
+def _outdone(picture: Picture, every: Iterable[Picture]) -> bool:
+    """Whether its kind says that another picture shows the same, and more."""
+    outdone = getattr(_module(picture.kind), "outdone", None)
+    return outdone is not None and any(outdone(picture, other) for other in every if other.kind == picture.kind)
 
 
 def _figure(picture: Picture, site: Site, classes: Sequence[str]) -> Figure:
