@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
+    from bench.cam import Cam, heat, outlying, within
     from bench.canary import Canary
     from bench.course import Course
     from bench.draws import Draws
@@ -73,6 +74,7 @@ __all__ = [
     "AttackError",
     "Batch",
     "Bpda",
+    "Cam",
     "Canary",
     "Cell",
     "Column",
@@ -130,16 +132,19 @@ __all__ = [
     "extra_images",
     "fit",
     "frozen",
+    "heat",
     "holm",
     "locked",
     "nearest",
     "net",
+    "outlying",
     "per_image_sum",
     "read_document",
     "split_recipe",
     "student_quantile",
     "unpack",
     "wilson",
+    "within",
     "workshop",
     "write_atomically",
 ]
@@ -149,6 +154,7 @@ _HOMES = {
     for home, words in {
         "archives": "unpack workshop",
         "bpda": "Bpda",
+        "cam": "Cam heat outlying within",
         "canary": "Canary",
         "course": "Course",
         "draws": "Draws",

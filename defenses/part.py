@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Course, TrainJob, UsageError, defense, fit
-from defenses.cam import Cam, heat
+from bench import Batch, Cam, Course, TrainJob, UsageError, defense, fit, heat, outlying, within
 from defenses.inner import Inner, craft
 from defenses.mart import mart_loss
 from defenses.trades import trades_loss
@@ -143,13 +142,6 @@ def important(model: nn.Module, feed: Batch, masks: Masks) -> Tensor:
     return keep
 
 
-def outlying(values: Tensor) -> Tensor:
-    """Which values (N, C, H, W) are over one standard deviation above the mean of their image."""
-    flat = values.flatten(1)
-    mean, spread = flat.mean(1, keepdim=True), flat.std(1, keepdim=True, correction=0)
-    return ((flat - mean) / (spread + 1e-12) > 1).view_as(values)
-
-
 def jet(values: Tensor) -> Tensor:
     """The colours of the map of that name, from 256 of them: (N, H, W) in [0, 1] to (N, 3, H, W)."""
     level = ((values * 256).long().clamp(max=255).float() / 255)[:, None]
@@ -167,8 +159,3 @@ def _piecewise(at: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tens
     for x0, x1, y0, y1 in zip(xs, xs[1:], ys, ys[1:], strict=False):
         out = torch.where(at > x0, y0 + (y1 - y0) * (at - x0) / (x1 - x0), out)
     return out
-
-
-def within(x_adv: Tensor, x: Tensor, size: Tensor) -> Tensor:
-    """The nearest images within each pixel's budget of x, and in [0, 1]."""
-    return x_adv.clamp(x - size, x + size).clamp(0, 1)

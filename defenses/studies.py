@@ -53,8 +53,8 @@ RESTRICTED_STUDY = Study(
     about="Restricted ImageNet as in MadryLab/robust-features-code, but for its crops and colours; weeks of one GPU",
 )  # fmt: skip
 
-# Gradient descent over all images at once.  The best perturbation of a linear model is one step along the sign.
-_DESCENT = "epochs=100, batch=12000, lr=0.1, momentum=0.0, decay=0.0, drops=(), augment='none'"
+# Plain gradient descent in large batches.  The best perturbation of a linear model is one step uphill.
+_DESCENT = "epochs=100, batch=1000, lr=0.05, momentum=0.0, decay=0.0, drops=(), augment='none'"
 LINEAR_STUDY = Study(
     "mnist-5-7", "mnist(digits=(5, 7))", "softmax-regression",
     eps=(("linf", ("0.05", "0.1", "0.2")), ("l2", ("0.5", "1.0", "2.0"))), main=(("linf", "0.2"), ("l2", "2.0")),
