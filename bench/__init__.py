@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         UsageError,
         nearest,
     )
-    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Study, Suite, Training
+    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Regions, Shape, Study, Suite, Training
     from bench.extra import extra_images
     from bench.feed import Batch
     from bench.fetch import PublishedFile, download
@@ -105,6 +105,7 @@ __all__ = [
     "RampartError",
     "Recipe",
     "Record",
+    "Regions",
     "ReportedCard",
     "ReportedModel",
     "Shape",
@@ -159,7 +160,7 @@ _HOMES = {
         "course": "Course",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
-        "exam": "Cell Column Condition Dataset Part Precision Shape Study Suite Training",
+        "exam": "Cell Column Condition Dataset Part Precision Regions Shape Study Suite Training",
         "extra": "extra_images",
         "feed": "Batch",
         "fetch": "PublishedFile download",

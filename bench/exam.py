@@ -188,6 +188,18 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """What a smaller budget on one region of the image does: recipes, in which {low} is its share of eps.
+
+    The first is that of the whole budget everywhere.  {settings} is where further settings go.
+    """
+
+    name: str
+    recipes: tuple[tuple[str, str], ...]  # region, recipe
+    about: str = ""
+
+
+@dataclass(frozen=True)
 class Training:
     """What makes weights: everything that they depend on, but the machine."""
 

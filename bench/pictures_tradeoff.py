@@ -6,7 +6,7 @@ also its weights, and how each pixel goes together with the label.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from bench.errors import IncompleteError, UsageError
 from bench.portraits import Answer, Arrays, Row, keep, key_of, known
 from bench.records import PictureModel
 from bench.stats import wilson
-from bench.study import Point, Sitting, points
+from bench.study import Arm, Point, Sitting, points
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +95,7 @@ def _model(record: TrainingRecord) -> PictureModel:
 
 
 def _arrays(
-    study: Study, there: Sequence[Point], trained: dict[object, TrainingRecord], dataset: Dataset, place: Place
+    study: Study, there: Sequence[Point], trained: Mapping[Arm, TrainingRecord], dataset: Dataset, place: Place
 ) -> Arrays:  # fmt: skip
     """How many stand of how many, a value a line of the table; and of a linear study weights and correlations."""
     arrays: Arrays = {

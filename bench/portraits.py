@@ -122,7 +122,7 @@ def scene(place: Place, options: Mapping[str, Any]) -> Scene:
         left_out += missing
         by_hash += named
     for training, which in by_hash:
-        if training.dataset != dataset.name and not options["dataset"]:
+        if training.dataset not in (dataset.name, dataset.learnt) and not options["dataset"]:
             raise UsageError(
                 f"weights {training.weights[which][:8]} were trained on {training.dataset}, and {dataset.name} is "
                 "what the others look at; say which with --dataset"

@@ -95,8 +95,8 @@ def _only(whole: Dataset, digits: tuple[int, ...]) -> Dataset:
         keep = label[some.y] >= 0
         return part(some.x[keep], label[some.y[keep]])
 
-    parts = (of(some) for some in (whole.train, whole.val, whole.test))
-    return Dataset(f"{whole.name}(digits={digits})", *parts, tuple(str(d) for d in digits))
+    name, classes = f"{whole.name}(digits={digits})", tuple(str(d) for d in digits)
+    return Dataset(name, of(whole.train), of(whole.val), of(whole.test), classes)
 
 
 def _learnt(digits: tuple[int, ...], count: int) -> str:

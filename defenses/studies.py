@@ -6,7 +6,7 @@ often, so that a training on them is not merely a shorter one.
 
 from __future__ import annotations
 
-from bench import Study
+from bench import Regions, Study
 
 _LINF, _L2 = ("0.1", "0.2", "0.3"), ("0.5", "1.5", "2.5")
 
@@ -62,3 +62,15 @@ LINEAR_STUDY = Study(
     column="pgd(steps=10, step=0.25)", about="a linear model of fives and sevens: which features are worth their risk",
     linear=True,
 )  # fmt: skip
+
+QUARTERS = Regions(
+    "quarters",
+    (
+        ("whole", "part(mask='none', low=1.0, warm_up=0, {settings})"),
+        *(
+            (name, f"part(mask={name!r}, low={{low}}, warm_up=0, {{settings}})")
+            for name in ("upper-left", "upper-right", "lower-left", "lower-right")
+        ),
+    ),
+    about="adversarial training with a smaller budget on one quarter of the image (Zhang et al., 2024)",
+)

@@ -105,7 +105,7 @@ def _numbered(x: float, y: float, side: float, one: NDArray[Any], classes: Seque
                 fill_opacity=f"{strength[i, j]:.2f}")
         )  # fmt: skip
         middle = x + side * (int(j) + 0.5) - 0.5
-        small = "small" if count > 99 else None
+        small = "name small" if count > 99 else "name"
         parts.append(text(middle, y + side * (int(i) + 0.5) + 4, str(count), "middle", small))
     return parts
 

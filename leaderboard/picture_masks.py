@@ -39,7 +39,7 @@ def _maps(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequence[
     names = heads(found)
     columns = ["image", *CAMS, *(f"{cam} mask" for cam in CAMS), "perturbation"]
     side = side_of(images.shape[2], len(columns))
-    left, cell, top = 110, max(side, 88) + GAP, 44
+    left, cell, top = 110, max(side, 96) + GAP, 44
     high = side + ROW + GAP
     parts = [text(0, 14, "Where the models look", class_="title")]
     parts += [text(left + k * cell, top - 8, fit(name, cell), class_="head") for k, name in enumerate(columns)]
@@ -60,7 +60,7 @@ def _maps(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequence[
                 parts.append(picture(x, y, side, pixels))
                 parts.append(picture(x, y, side, shaded(masks[m, k, i]), f"{cam} mask of {name}"))
                 share = float(masks[m, k, i].mean())
-                parts.append(text(x, y + side + ROW - 3, f"{100 * share:.1f} % of the pixels", class_="small"))
+                parts.append(text(x, y + side + ROW - 3, f"{100 * share:.1f} % in", class_="small"))
             x = left + (len(columns) - 1) * cell
             delta = arrays["perturbations"][m, i]
             parts.append(picture(x, y, side, shown(delta, float(arrays["eps"][m])), f"perturbation for {name}"))
