@@ -82,12 +82,13 @@ images_option = option(
 )
 
 
-def _threats(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+def listed(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Texts with commas between them."""
     return tuple(text.strip() for text in value.split(",") if text.strip())
 
 
 def _which(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    chosen = _threats(_ctx, param, value)
+    chosen = listed(_ctx, param, value)
     for name in chosen:
         if not re.fullmatch("best|last|epoch-[0-9]+", name):
             raise click.BadParameter(f"{name!r}: expected best, last, or epoch-N of a snapshot", param=param)
@@ -101,7 +102,7 @@ def model_options(command: Any) -> Any:
         option("--weights", default="", metavar="best,last", callback=_which,
                help="which of a training's weights; default: best"),
         option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=numbers, help="training seeds"),
-        option("--threat", "threats", default="", metavar="NORM:EPS,…", callback=_threats,
+        option("--threat", "threats", default="", metavar="NORM:EPS,…", callback=listed,
                help="what they were trained for: linf:0.3,l2:1.5 looks for both; default: the data set's own"),
         option("--dataset", default="", help="a name, or npz:FILE; default: that of --model, else digits"),
         option("--net", default="", metavar="RECIPE", help="default: the data set's own"),

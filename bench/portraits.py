@@ -194,8 +194,10 @@ def _by_hash(place: Place, prefix: str) -> tuple[TrainingRecord, str]:
     for document in place.ledger.all():
         if isinstance(document, TrainingRecord):
             for which, weights in document.weights.items():
-                if weights.startswith(prefix):
-                    found.setdefault(weights, (document, which))
+                kept = found.get(weights)
+                # Trainings that differ in what they keep may end in the same weights: the one that kept most counts.
+                if weights.startswith(prefix) and (not kept or len(kept[0].weights) < len(document.weights)):
+                    found[weights] = document, which
     if len(found) > 1:
         raise UsageError(f"--model {prefix}: several weights begin so: {', '.join(w[:12] for w in found)}")
     if not found:
