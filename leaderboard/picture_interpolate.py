@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,8 +47,7 @@ def _strips(found: Picture, arrays: Arrays, classes: Sequence[str], names: Seque
     for row, name in enumerate(names):
         y = 34 + row * high
         parts.append(text(LEFT, y + 4, name, class_="head"))
-        for i in range(count):
-            parts.append(picture(LEFT + i * CELL, y + ROW, CELL - 2, levels(frames[row, i])))
+        parts += [picture(LEFT + i * CELL, y + ROW, CELL - 2, levels(frames[row, i])) for i in range(count)]
         shares, end = arrays["probability"][row], float(arrays["distance"][row][-1])
         parts += _plot(shares, classes, LEFT + CELL / 2 - 1, y + ROW + CELL + 10, (count - 1) * CELL, end)
         first, last = int(shares[0].argmax()), int(shares[-1].argmax())
@@ -90,7 +90,7 @@ def _apart(heights: Sequence[float]) -> list[float]:
     """Heights of labels, moved down where two would cover each other, and then all up as far as is needed."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     found = list(heights)
-    for before, now in zip(order, order[1:], strict=False):
+    for before, now in pairwise(order):
         found[now] = max(found[now], found[before] + 12)
     over = max(0.0, max(found, default=0.0) - max(heights, default=0.0) - 6)
     return [y - over for y in found]
