@@ -24,6 +24,7 @@ SAID = (
 )
 CELL, HIGH, LEFT, RIGHT = 42, 84, 34, 110  # pixels of a frame with its gap, of a plot, and beside it
 LINES = ("line", "line l1", "line l2", "line l3")
+COLUMNS = 16  # epochs that are drawn; the arrays and the table have all
 SECONDS, TIMES = 1.6, 3  # of the animation: there, back and there, less than five seconds in all
 
 
@@ -132,7 +133,7 @@ def _film(found: Picture, arrays: Arrays, classes: Sequence[str], names: Sequenc
 def _epochs(found: Picture, arrays: Arrays, classes: Sequence[str], names: Sequence[str], what: str) -> Drawing:
     """A row for each model: the image's example under each snapshot, with what it is taken for."""
     label = int(arrays["labels"][0])
-    most = max(len(arrays[f"epoch_{row}"]) for row in range(len(names)))
+    most = min(COLUMNS, max(len(arrays[f"epoch_{row}"]) for row in range(len(names))))
     side = min(side_of(arrays["images"].shape[2]), 96) if most < 10 else 64
     cell = side + GAP
     high = side + 3 * ROW + 2 * GAP
@@ -142,13 +143,19 @@ def _epochs(found: Picture, arrays: Arrays, classes: Sequence[str], names: Seque
     for row, name in enumerate(names):
         y = 34 + row * high
         parts.append(text(0, y + 2, name, class_="head"))
-        for i, epoch in enumerate(arrays[f"epoch_{row}"]):
-            taken = int(arrays[f"epoch_probability_{row}"][i].argmax())
+        epochs = arrays[f"epoch_{row}"]
+        for i, at in enumerate(spread(len(epochs))):
+            taken = int(arrays[f"epoch_probability_{row}"][at].argmax())
             style = "name small" if taken == label else "wrong small"
-            parts.append(text(i * cell, y + ROW + 3, f"epoch {epoch}", class_="small"))
-            parts.append(picture(i * cell, y + ROW + 8, side, levels(arrays[f"epoch_examples_{row}"][i])))
+            parts.append(text(i * cell, y + ROW + 3, f"epoch {epochs[at]}", class_="small"))
+            parts.append(picture(i * cell, y + ROW + 8, side, levels(arrays[f"epoch_examples_{row}"][at])))
             parts.append(text(i * cell, y + 2 * ROW + side + 6, fit(classes[taken], cell), class_=style))
-        said.append(f"{name}: {len(arrays[f'epoch_{row}'])} epochs")
+        said.append(f"{name}: {len(epochs)} epochs")
     caption = f"The adversarial example over training, {found.dataset}, image {found.images[0]}"
     words = f"The adversarial example within {found.settings['threat']} of {what}. {'; '.join(said)}."
     return draw("epochs", caption, words, (max(cell * most, 460), 34 + len(names) * high), *parts)
+
+
+def spread(count: int, most: int = COLUMNS) -> list[int]:
+    """Which of so many are drawn: all, or so many evenly from the first to the last."""
+    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
