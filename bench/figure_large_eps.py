@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 @click.command("large-eps", cls=Command)
-@option("--eps", "threats", default="", metavar="NORM:EPS,…", callback=listed,
+@option("--eps", "radii", default="", metavar="NORM:EPS,…", callback=listed,
         help="l2:4,linf:0.3; default: the paper's radii for images of this kind")  # fmt: skip
 @images_option
 @model_options
 @place_options
-def command(threats: tuple[str, ...], **options: Any) -> None:
+def command(radii: tuple[str, ...], **options: Any) -> None:
     """Adversarial images of a size that people see, each with what the model takes it for."""
 
     def make(place: Place) -> tuple[Picture, tuple[str, ...]]:
@@ -28,6 +28,6 @@ def command(threats: tuple[str, ...], **options: Any) -> None:
         from bench.portraits import scene
 
         seen = scene(place, options)
-        return large_eps(seen, threats), seen.left_out
+        return large_eps(seen, radii), seen.left_out
 
     show(options, make)

@@ -48,7 +48,7 @@ def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequen
             parts.append(tag("rect", x=cell, y=y + ROW, width=side, height=side, class_="frame"))
             parts.append(text(cell + side / 2, y + ROW + side / 2 + 4, "stands", "middle"))
             continue
-        said = f"{classes[last]}, at {float(arrays['distance'][row]):.3g}"
+        said = f"→ {classes[last]}, {float(arrays['distance'][row]):.3g} away"
         parts.append(text(cell, y + ROW - 4, fit(said, cell, 5.8), class_="wrong small"))
         adversarial = arrays["adversarial"][row]
         parts.append(picture(cell, y + ROW, side, levels(adversarial), f"taken for {classes[last]}"))
