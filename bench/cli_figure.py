@@ -82,12 +82,13 @@ images_option = option(
 )
 
 
-def _threats(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+def listed(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[str, ...]:
+    """Texts with commas between them."""
     return tuple(text.strip() for text in value.split(",") if text.strip())
 
 
 def _which(_ctx: click.Context, param: click.Parameter, value: str) -> tuple[str, ...]:
-    chosen = _threats(_ctx, param, value)
+    chosen = listed(_ctx, param, value)
     for name in chosen:
         if not re.fullmatch("best|last|epoch-[0-9]+", name):
             raise click.BadParameter(f"{name!r}: expected best, last, or epoch-N of a snapshot", param=param)
@@ -101,7 +102,7 @@ def model_options(command: Any) -> Any:
         option("--weights", default="", metavar="best,last", callback=_which,
                help="which of a training's weights; default: best"),
         option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=numbers, help="training seeds"),
-        option("--threat", "threats", default="", metavar="NORM:EPS,…", callback=_threats,
+        option("--threat", "trained_for", default="", metavar="NORM:EPS,…", callback=listed,
                help="what they were trained for: linf:0.3,l2:1.5 looks for both; default: the data set's own"),
         option("--dataset", default="", help="a name, or npz:FILE; default: that of --model, else digits"),
         option("--net", default="", metavar="RECIPE", help="default: the data set's own"),
@@ -156,7 +157,7 @@ def write(folder: Path, picture: Picture, place: Place, drawings: Mapping[str, s
     stem = f"{picture.kind}-{re.sub(r'[^A-Za-z0-9.-]+', '-', picture.dataset)}-{picture.key[:8]}"
     table, arrays = io.StringIO(), io.BytesIO()
     csv.writer(table, lineterminator="\n").writerows([picture.heads, *picture.rows])
-    np.savez(arrays, **place.ledger.arrays(picture))  # type: ignore[arg-type]
+    np.savez(arrays, **dict(sorted(place.ledger.arrays(picture).items())))  # type: ignore[arg-type]
     files = {f"{stem}{'-' + name if name else ''}.svg": svg.encode() for name, svg in drawings.items()}
     files |= {f"{stem}.csv": table.getvalue().encode(), f"{stem}.npz": arrays.getvalue()}
     files[f"{stem}.json"] = write_document(picture).encode()

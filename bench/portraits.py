@@ -76,7 +76,9 @@ class Shown:
 
 
 def victim(subject: Subject) -> Victim:
-    """A model as an attack with gradients sees it; its passes are counted for nobody."""
+    """A model as an attack with gradients sees it; its passes are counted for nobody, and a random one starts anew."""
+    if subject.random:
+        torch.manual_seed(0)
     return Victim(
         subject.module, tile=subject.tile, access="gradients", images=1, rows=torch.zeros(0, dtype=torch.long)
     )
@@ -108,7 +110,7 @@ class Scene:
 def scene(place: Place, options: Mapping[str, Any]) -> Scene:
     """The models and images that the options name, from the ledger and the store; nothing is trained.
 
-    defenses, net, threats, seeds, weights: as of run, but under each of several threats; of a defense those models
+    defenses, net, trained_for, seeds, weights: as of run, but for each of several threats; of a defense those models
     count that are there.  models: the first digits of weights' hashes.
     """
     be_exact(THREADS)
@@ -154,7 +156,7 @@ def _by_recipe(
 ) -> tuple[list[tuple[TrainingRecord, str]], list[str]]:
     """The trainings of a defense under the threats, and what of it is not there; an error where none is."""
     lessons: dict[str, Lesson] = {}
-    for threat in options["threats"] or ("",):
+    for threat in options["trained_for"] or ("",):
         request = Request(
             defenses=(text,), net=options["net"], dataset=dataset, threat=threat, seeds=options["seeds"],
             columns=("clean",),
@@ -172,17 +174,21 @@ def _by_recipe(
             found.append((record, which))
     if not found:
         raise IncompleteError(
-            f"{place.ledger_root} has no training of {text} on {dataset}"
-            f"{' for ' + missing[0].threat if missing else ''}; first: {_command(text, missing[0], options)}"
+            f"{place.ledger_root} has no training of {text} on {dataset}{_for(missing[0])}; "
+            f"first: {_command(text, dataset, missing[0], options)}"
         )
-    return found, [f"{lesson.label} for {lesson.threat}, seed {lesson.training.seed}" for lesson in missing]
+    return found, [f"{lesson.label}{_for(lesson)}, seed {lesson.training.seed}" for lesson in missing]
 
 
-def _command(text: str, lesson: Lesson, options: Mapping[str, Any]) -> str:
+def _for(lesson: Lesson) -> str:
+    return f" for {lesson.training.threat}" if lesson.training.threat else ""
+
+
+def _command(text: str, dataset: str, lesson: Lesson, options: Mapping[str, Any]) -> str:
     """The bench run that would train it."""
-    words = ["bench", "run", "--defense", f'"{text}"' if "(" in text else text, "--dataset", lesson.dataset]
+    words = ["bench", "run", "--defense", f'"{text}"' if "(" in text else text, "--dataset", dataset]
     words += ["--net", options["net"]] if options["net"] else []
-    words += ["--threat", lesson.threat] if options["threats"] else []
+    words += ["--threat", lesson.threat] if options["trained_for"] else []
     return " ".join([*words, *(["--seeds", str(lesson.training.seed)] if lesson.training.seed else [])])
 
 
@@ -194,8 +200,10 @@ def _by_hash(place: Place, prefix: str) -> tuple[TrainingRecord, str]:
     for document in place.ledger.all():
         if isinstance(document, TrainingRecord):
             for which, weights in document.weights.items():
-                if weights.startswith(prefix):
-                    found.setdefault(weights, (document, which))
+                kept = found.get(weights)
+                # Trainings that differ in what they keep may end in the same weights: the one that kept most counts.
+                if weights.startswith(prefix) and (not kept or len(kept[0].weights) < len(document.weights)):
+                    found[weights] = document, which
     if len(found) > 1:
         raise UsageError(f"--model {prefix}: several weights begin so: {', '.join(w[:12] for w in found)}")
     if not found:

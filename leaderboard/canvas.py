@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bench import Picture
 
-GAP, ROW = 8, 15  # pixels between pictures, and of a line of text
+GAP, ROW, EDGE = 8, 15, 10  # pixels between pictures, of a line of text, and around the drawing
 STYLE = """
 :root{color-scheme:light dark;--paper:#fcfcfa;--ink:#1c1e21;--soft:#5a6068;--line:#dcdcd6;--hair:#ecece6;--mark:#7d8791;
 --accent:#1f5c8f;--warn:#8a4b08}
@@ -53,15 +53,16 @@ def draw(
     name: str, caption: str, said: str, size: tuple[float, float], *inside: str, style: str = "", moves: bool = False
 ) -> Drawing:
     """A whole drawing: its caption as the title, what it shows in words as the description."""
-    width, height = round(size[0]), round(size[1])
+    width, height = round(size[0]) + 2 * EDGE, round(size[1]) + 2 * EDGE
     markup = tag(
         "svg",
         f'<title id="title">{escape(printable(caption))}</title>\n',
         f'<desc id="desc">{escape(printable(said))}</desc>\n',
         f"<style>{STYLE.replace(chr(10), '')}{style}</style>\n",
-        tag("rect", width=width, height=height, class_="paper"),
+        tag("rect", x=-EDGE, y=-EDGE, width=width, height=height, class_="paper"),
         *(f"\n{part}" for part in inside if part), "\n",
-        xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {width} {height}", width=width, height=height, role="img",
+        xmlns="http://www.w3.org/2000/svg", viewBox=f"{-EDGE} {-EDGE} {width} {height}", width=width, height=height,
+        role="img",
         aria_labelledby="title", aria_describedby="desc",
     )  # fmt: skip
     return Drawing(name, printable(caption), printable(said), markup + "\n", (width, height), moves)
@@ -112,9 +113,9 @@ def side_of(size: int, columns: int = 1) -> int:
     return size * max(1, most // size) if size <= most else most
 
 
-def fit(said: str, width: float) -> str:
-    """A text cut to a width."""
-    said, most = printable(said), max(3, int(width / LETTER))
+def fit(said: str, width: float, letter: float = LETTER) -> str:
+    """A text cut to a width; letter: how wide one is, 5.8 of small ones."""
+    said, most = printable(said), max(3, int(width / letter))
     return said if len(said) <= most else f"{said[: most - 1]}…"
 
 

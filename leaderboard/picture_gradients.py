@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from bench import Picture
 
 SAID = (
-    "The gradient of the cross-entropy with the true label, clipped at three standard deviations: what would raise the "
-    "loss most. Gray images: blue where more light raises it, red where it lowers it; colour images: a channel above "
-    "the middle gray where more of it raises the loss. TV is the total variation over the sum of absolute values, edges "
-    "the cosine with the strength of the image's edges; both do not change if the gradient is scaled."
+    "The gradient of the cross-entropy with the true label, clipped at three standard deviations: what would raise "
+    "the loss most. Gray images: blue where more light raises it, red where it lowers it; colour images: a channel is "
+    "above the middle gray where more of it raises the loss. TV is the total variation over the sum of absolute "
+    "values, edges the cosine with the strength of the image's edges; neither changes if the gradient is scaled."
 )
 CLIP = 3.0  # standard deviations
 
@@ -46,8 +46,8 @@ def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequen
             parts.append(picture(x, y, side, shown(gradients[column, row]), f"gradient of {name}"))
             parts.append(_frame(x, y, side))
             known = numbers[model.short, str(place)]
-            at = f"TV {_number(known[4])} · edges {_number(known[5])}"
-            parts.append(text(x, y + side + ROW - 2, fit(at, cell), class_="small"))
+            at = f"TV {_number(known[4])}, edges {_number(known[5])}"
+            parts.append(text(x, y + side + ROW - 2, fit(at, cell, 5.8), class_="small"))
             if not gradients[column, row].any():
                 parts.append(text(x + side / 2, y + side / 2, "zero", "middle"))
     caption = f"Gradients of the loss, {found.dataset}"
