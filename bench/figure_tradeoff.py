@@ -68,8 +68,7 @@ def command(
 
         found, lacking = tradeoff(place.registry.study(preset), _sittings(place, preset, sizes, seeds, n), place)
         missing.extend(lacking)
-        more = len(lacking) - NAMED
-        return found, (*lacking[:NAMED], *([f"and {more} more points"] if more > 0 else []))
+        return found, lacking[:NAMED]
 
     show(options, make)
     for failure in failed:
