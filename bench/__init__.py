@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
+    from bench.cam import Cam, heat, outlying, within
     from bench.canary import Canary
     from bench.contradiction import Asked, Contradiction, contradictions
     from bench.course import Course
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         UsageError,
         nearest,
     )
-    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Regions, Shape, Study, Suite, Training
     from bench.extra import extra_images
     from bench.feed import Batch
     from bench.fetch import PublishedFile, download
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
         ColumnCard,
         DatasetCard,
         ExamCard,
+        Picture,
+        PictureModel,
         Record,
         ReportedCard,
         ReportedModel,
@@ -78,6 +81,7 @@ __all__ = [
     "AttackError",
     "Batch",
     "Bpda",
+    "Cam",
     "Canary",
     "Cell",
     "CheckRecord",
@@ -101,6 +105,8 @@ __all__ = [
     "Model",
     "Net",
     "Part",
+    "Picture",
+    "PictureModel",
     "Precision",
     "Preset",
     "Published",
@@ -108,11 +114,13 @@ __all__ = [
     "RampartError",
     "Recipe",
     "Record",
+    "Regions",
     "ReportedCard",
     "ReportedModel",
     "Shape",
     "Sheet",
     "Store",
+    "Study",
     "Suite",
     "TableCard",
     "TableColumn",
@@ -137,12 +145,14 @@ __all__ = [
     "extra_images",
     "fit",
     "frozen",
+    "heat",
     "holm",
     "is_stale",
     "locked",
     "nearest",
     "net",
     "newest",
+    "outlying",
     "per_image_sum",
     "reached",
     "read_document",
@@ -150,6 +160,7 @@ __all__ = [
     "student_quantile",
     "unpack",
     "wilson",
+    "within",
     "workshop",
     "write_atomically",
 ]
@@ -159,6 +170,7 @@ _HOMES = {
     for home, words in {
         "archives": "unpack workshop",
         "bpda": "Bpda",
+        "cam": "Cam heat outlying within",
         "canary": "Canary",
         "contradiction": "Asked Contradiction contradictions",
         "course": "Course",
@@ -166,7 +178,7 @@ _HOMES = {
         "doubts": "REASONS code_of distrusts",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
-        "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "exam": "Cell Column Condition Dataset Part Precision Regions Shape Study Suite Training",
         "extra": "extra_images",
         "feed": "Batch",
         "fetch": "PublishedFile download",
@@ -176,8 +188,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "CheckRecord ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
-        " TrainingRecord VerificationRecord read_document",
+        "records": "CheckRecord ColumnCard DatasetCard ExamCard Picture PictureModel Record ReportedCard ReportedModel"
+        " TableCard TableColumn TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -15,7 +14,8 @@ import click
 
 from bench.cli_bisect import bisect
 from bench.cli_check import check
-from bench.cli_exam import executor_of, place_of, resolved
+from bench.cli_exam import executor_of, resolved
+from bench.cli_figure import figure
 from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
 from bench.cli_reproduce import reproduce
@@ -43,7 +43,10 @@ if TYPE_CHECKING:
     from bench.request import Exam
     from bench.run import Summary
 
-KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo", "canaries")
+KINDS = (
+    "defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "studies", "zoo",
+    "canaries",
+)  # fmt: skip
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -206,32 +209,6 @@ def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...],
 
 
 @cli.command(cls=Command)
-@click.argument("kind", type=Choice(["corruptions"]))
-@option("--dataset", default="cifar10", show_default=True, help="a name, or npz:FILE")
-@option("--image", type=click.IntRange(min=0), default=0, show_default=True, help="its place in the test part")
-@option("--out", default="results/figures", show_default=True, metavar="DIR", help="where the figure goes")
-@data_option
-@plugin_option
-@json_option
-def figure(kind: str, dataset: str, image: int, out: str, data: str, plugin: tuple[str, ...], as_json: bool) -> None:
-    """Pictures.  corruptions: one test image under every corruption at every severity, as an SVG."""
-    from bench.files import write_atomically
-    from bench.pictures import corruptions
-    from leaderboard.sheet import sheet_svg
-
-    with prints_aside():
-        place = place_of({"data": data, "plugin": plugin})
-        sheet = corruptions(place.registry, place.dataset(place.registry.parse("dataset", dataset)), image)
-    path = Path(out) / f"{kind}-{re.sub(r'[^A-Za-z0-9.-]+', '-', sheet.dataset)}-{image}.svg"
-    write_atomically(path, sheet_svg(sheet).encode())
-    for name, reason in sheet.left_out:
-        say(f"Left out: {name}: {reason}.")
-    if as_json:
-        print_json({"schema": "rampart/figure-1", "figure": str(path), "left_out": dict(sheet.left_out)})
-    say(f"The figure: {path.resolve().as_uri()}")
-
-
-@cli.command(cls=Command)
 @option("--dataset", default="", help="load this data set too")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
 @click.option("--online", is_flag=True, help="ask every host that something is fetched from, too")
@@ -307,7 +284,7 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
-for _command in (audit, bisect, bundle, check, gate, ledger_commands, reproduce, verify):
+for _command in (audit, bisect, bundle, check, figure, gate, ledger_commands, reproduce, verify):
     cli.add_command(_command)
 
 

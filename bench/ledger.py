@@ -23,6 +23,7 @@ from bench.records import (
     DatasetCard,
     Document,
     ExamCard,
+    Picture,
     Record,
     ReportedCard,
     TableCard,
@@ -53,6 +54,7 @@ D = TypeVar(
     TableCard,
     ReportedCard,
     CheckRecord,
+    Picture,
 )
 
 
@@ -73,8 +75,8 @@ class Ledger:
         write_once(path, content, self.root / INCOMING)
         return path
 
-    def add_cards(self, dataset: Dataset, columns: Mapping[str, Column], threat: ThreatModel, n: int) -> None:
-        """Write what the board needs to know of an exam, if it is not there."""
+    def add_dataset(self, dataset: Dataset) -> None:
+        """Write the card of a data set's test part, if it is not there."""
         shape = dataset.shape
         self.add(
             DatasetCard(
@@ -82,6 +84,10 @@ class Ledger:
                 channels=shape.channels, size=shape.size, labels=[int(y) for y in dataset.test.y],
             )
         )  # fmt: skip
+
+    def add_cards(self, dataset: Dataset, columns: Mapping[str, Column], threat: ThreatModel, n: int) -> None:
+        """Write what the board needs to know of an exam, if it is not there."""
+        self.add_dataset(dataset)
         for column in columns.values():
             facts = {
                 "name": column.name, "attacks": list(column.attacks), "strict": column.strict, "first": column.first,
@@ -92,7 +98,7 @@ class Ledger:
         self.add(ExamCard.model_validate({"key": digest(asked), **asked}))
 
     def put_images(self, key: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
-        """Write the sidecar of a record, one value an image, and return its hash; written before the record."""
+        """Write a sidecar, of a record one value an image, and return its hash; written before what names it."""
         from safetensors.numpy import save
 
         content = save(dict(sorted(arrays.items())))
@@ -103,15 +109,22 @@ class Ledger:
 
     def images(self, record: Record) -> dict[str, NDArray[np.generic]]:
         """The sidecar of a record, checked: an array for each figure, in the order of `record.asked`."""
+        return self._arrays(record.key, record.images)
+
+    def arrays(self, picture: Picture) -> dict[str, NDArray[np.generic]]:
+        """The arrays of a picture, checked."""
+        return self._arrays(picture.key, picture.arrays)
+
+    def _arrays(self, key: str, name: str) -> dict[str, NDArray[np.generic]]:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        path = self.root / record.key / f"{record.images}.safetensors"
+        path = self.root / key / f"{name}.safetensors"
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             raise IntegrityError(f"{path} is missing: a record names it") from None
-        check_content(path, content, record.images)
+        check_content(path, content, name)
         try:
             arrays: dict[str, NDArray[np.generic]] = load(content)
         except SafetensorError as error:

@@ -76,7 +76,7 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
         )  # fmt: skip
         be_exact(training_threads(job.build()))
         module = train(defense, net, job)
-        record = _record(place, lesson, defense, net, dataset.name, job, module)
+        record = _record(place, lesson, defense, net, dataset.learnt or dataset.name, job, module)
         place.ledger.add(record)
         shutil.rmtree(job.scratch, ignore_errors=True)
     return record, True

@@ -13,7 +13,7 @@ import click
 
 from bench.errors import UsageError, nearest
 
-MANY = ("--defense", "--plugin", "--attack")  # options that take several values: --defense at trades
+MANY = ("--defense", "--plugin", "--attack", "--model")  # options that take several values: --defense at trades
 
 
 def _with_lines(text: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -11,6 +12,7 @@ from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Percent = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Document(BaseModel):
@@ -266,6 +268,63 @@ class CheckRecord(_Document):
         return self
 
 
+class PictureModel(_Document):
+    """A model that a picture shows."""
+
+    label: str  # the defense as a person would write it
+    threat: str  # that it was trained for; empty where there is none
+    seed: int
+    which: str  # of its training's weights
+    net: str
+    weights: Hash
+
+    @property
+    def short(self) -> str:
+        """Few words for the head of a column: the defense's name and the threat."""
+        return f"{self.label.partition('(')[0]} {self.threat}".strip()
+
+
+class Picture(_Document):
+    """What a picture shows: models, test images, and numbers; its arrays lie beside it.  `key` names what was asked."""
+
+    schema_: Literal["rampart/picture-1"] = Field("rampart/picture-1", alias="schema")
+    key: Hash
+    kind: str
+    version: int  # of the kind: what it computes
+    models: list[PictureModel]
+    dataset: str  # the name, for people
+    test: Hash
+    images: list[Annotated[int, Field(ge=0)]]  # places in the test part that are shown
+    settings: dict[str, str | int | float | bool | list[str] | list[int] | list[float]]
+    heads: list[str]  # of the table of numbers
+    rows: list[list[str | int | Number | None]]
+    arrays: Hash  # the sidecar beside this file
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Picture:
+        models = [(m.net, m.weights) for m in self.models]
+        if self.key != picture_key(self.kind, self.version, models, self.test, self.images, self.settings):
+            raise ValueError("the key is not that of its picture: a field was changed")
+        if any(len(row) != len(self.heads) for row in self.rows):
+            raise ValueError("each row of numbers must have a value for each head")
+        return self
+
+
+def picture_key(
+    kind: str, version: int, models: list[tuple[str, str]], test: str, images: list[int], settings: Mapping[str, Any]
+) -> str:
+    """The name of a picture in the ledger; models: net and weights of each."""
+    facts = {
+        "kind": kind, "version": version, "models": [list(m) for m in models], "test": test, "images": images,
+        "settings": dict(settings),
+    }  # fmt: skip
+    return digest({"picture": facts})
+
+
 def check_key(net: str, weights: str, test: str, version: int, threat: str | None = None) -> str:
     """The name of a check in the ledger."""
     under = {"threat": threat} if threat else {}
@@ -282,6 +341,7 @@ Document = (
     | TableCard
     | ReportedCard
     | CheckRecord
+    | Picture
 )
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 

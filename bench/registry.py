@@ -18,7 +18,7 @@ from types import ModuleType
 
 from bench.canary import Canary
 from bench.errors import UsageError, nearest
-from bench.exam import Column, Suite
+from bench.exam import Column, Regions, Study, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset, Recipe, Value
 from bench.zoo import Zoo
 
@@ -40,7 +40,7 @@ class Registry:
             match thing:
                 case Plugin() if thing.function.__module__ == module.__name__:
                     self._add(thing.kind, thing.name, thing, thing.where)
-                case Column() | Suite():
+                case Column() | Regions() | Suite() | Study():
                     kind = type(thing).__name__.lower()
                     self._add(kind, thing.name, thing, f"{module.__name__} ({kind} {thing.name})")
                 case Zoo():
@@ -135,6 +135,18 @@ class Registry:
         """A suite by name."""
         found = self._find("suite", name)
         assert isinstance(found, Suite)
+        return found
+
+    def study(self, name: str) -> Study:
+        """A study by name."""
+        found = self._find("study", name)
+        assert isinstance(found, Study)
+        return found
+
+    def regions(self, name: str) -> Regions:
+        """An experiment on regions by name."""
+        found = self._find("regions", name)
+        assert isinstance(found, Regions)
         return found
 
     def preset(self, defense: str, dataset: str, net: str, name: str = "") -> dict[str, Value]:

@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from bench.canary import Canary
-from bench.exam import Column, Suite
+from bench.exam import Column, Study, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset
 from bench.zoo import Zoo
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bench.zoo import Finding
 
 EVERY = 2.0  # seconds between lines where there is no terminal
-SINGULAR = {"canaries": "canary"}
+SINGULAR = {"canaries": "canary", "studies": "study"}
 ALWAYS = ("failed:", "doubt:")  # how lines begin that are never left out
 
 
@@ -150,6 +150,10 @@ def _entry(thing: object) -> dict[str, Any]:
         case Suite():
             columns = ", ".join(name for names, _ in thing.parts for name in names)
             return {"name": thing.name, "summary": f"{thing.summary} ({columns})".strip(), "settings": {}}
+        case Study():
+            threats = ", ".join(f"{norm}:{eps}" for norm, every in thing.eps for eps in every)
+            said = f"{thing.about}: {thing.net} on {thing.dataset} for {threats}"
+            return {"name": thing.name, "summary": said, "settings": {}, "dataset": thing.dataset}
     raise TypeError(thing)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import IncompleteError, IntegrityError, Part
+from bench import Dataset, IncompleteError, IntegrityError, Part, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,6 +37,21 @@ def hold_out(x: NDArray[np.uint8], y: NDArray[Any], count: int) -> tuple[Part, P
     places = order(len(y))
     val, train = places[:count], places[count:]
     return part(x[train], y[train]), part(x[val], y[val])
+
+
+def few(found: Dataset, count: int, name: str = "") -> Dataset:
+    """The data set with so many of its training images, of which more hold all of fewer; 0 is all.
+
+    They are the first of a seed-0 permutation; the images that validate and test stay as they are.  name: by which
+    trainings know it, where that is not the data set's own with the count.
+    """
+    if not count:
+        return found
+    if not 0 < count <= len(found.train):
+        raise UsageError(f"train_images={count}: {found.name} has {len(found.train):,} training images; 0 is all")
+    places = np.sort(order(len(found.train))[:count])
+    train = part(found.train.x[places], found.train.y[places])
+    return replace(found, train=train, learnt=name or f"{found.name}(train_images={count})")
 
 
 def published(path: Path, md5: str) -> bytes:

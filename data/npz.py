@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import Dataset, Part, UsageError, dataset, nearest
-from data._parts import hold_out, part
+from data._parts import few, hold_out, part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +22,11 @@ MAX_CLASSES = 100_000  # beyond it a label is a mistake, not a class
 
 
 @dataset(net="cnn", threat="linf:8/255")
-def npz(root: Path, *, file: str) -> Dataset:
+def npz(root: Path, *, file: str, train_images: int = 0) -> Dataset:
     """Your own file: x_train, y_train, x_test, y_test (x uint8 NCHW), and optionally x_val, y_val, classes.
 
     Without x_val the first tenth (at most 1,000) of a seed-0 permutation of the training images validates.
+    train_images: so many of the training images; 0 is all: npz(file='mine.npz', train_images=500).
     """
     path = _find(root, file)
     arrays = _read(path)
@@ -37,7 +38,8 @@ def npz(root: Path, *, file: str) -> Dataset:
     else:
         train, val = hold_out(train.x, train.y, min(MAX_VAL, max(1, len(train) // 10)))
     _check_alike(path, train, val, test)
-    return Dataset(f"npz:{path.name}", train, val, test, _classes(path, arrays.get("classes"), (train, val, test)))
+    whole = Dataset(f"npz:{path.name}", train, val, test, _classes(path, arrays.get("classes"), (train, val, test)))
+    return few(whole, train_images, f"npz(file={path.name!r}, train_images={train_images})")
 
 
 def _find(root: Path, file: str) -> Path:

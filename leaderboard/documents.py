@@ -15,6 +15,7 @@ from bench import (
     ColumnCard,
     DatasetCard,
     ExamCard,
+    Picture,
     RampartError,
     Record,
     ReportedCard,
@@ -43,6 +44,7 @@ class Documents:
     exams: tuple[ExamCard, ...] = ()
     tables: tuple[TableCard, ...] = ()
     reported: tuple[ReportedCard, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
     verified: frozenset[str] = frozenset()  # cells all of whose records were recounted, and held
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
@@ -72,6 +74,7 @@ class Documents:
             tuple(kept.get(ExamCard, ())),
             tuple(kept.get(TableCard, ())),
             tuple(kept.get(ReportedCard, ())),
+            tuple(kept.get(Picture, ())),
             distances,
             _verified(ledger, kept.get(Record, ()), kept.get(VerificationRecord, ())),
             tuple(damaged),

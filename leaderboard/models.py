@@ -17,6 +17,7 @@ from leaderboard.facts import TIERS
 from leaderboard.grids import by_class, confusions, corruptions
 from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
+from leaderboard.pictures import of_model
 from leaderboard.plots import STYLES, Curve, over_eps, over_passes
 from leaderboard.reproduce import command
 from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named, place
@@ -50,7 +51,7 @@ def pages(site: Site) -> Iterator[File]:
         model = Model(site, net, weights, tuple(places), labels)
         yield site.render(
             "model.html", site.path("model", net, weights), title=model.title, nav="Boards", model=model, panel=PANEL,
-            settings=settings, cells=cells, attacks=links, known=found.keys(),
+            pictures=of_model(site, net, weights), settings=settings, cells=cells, attacks=links, known=found.keys(),
         )  # fmt: skip
 
 

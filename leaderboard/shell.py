@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from bench import Ledger
     from leaderboard.documents import Documents
+    from leaderboard.pictures import Figure
     from leaderboard.rows import Board, Row, Section
 
 HERE = Path(__file__).parent
@@ -112,6 +113,13 @@ class Site:
     def views(self) -> tuple[View, ...]:
         """The boards as they are shown, made once."""
         return views(self.board)
+
+    @cached_property
+    def pictures(self) -> tuple[Figure, ...]:
+        """The pictures, drawn once."""
+        from leaderboard.pictures import figures  # a page module, which imports this one
+
+        return figures(self)
 
     def link(self, kind: str, *key: str, page: str = "") -> str:
         """The relative address of a page about a thing, seen from `page`; "" where no module serves such pages."""
