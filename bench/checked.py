@@ -11,6 +11,7 @@ from bench.honesty import VERSION, Checked, check_model
 from bench.origin import about
 from bench.place import THREADS
 from bench.records import CheckRecord, Document, Doubted, Spent, check_key
+from bench.sandbox import sandbox_of
 from bench.victim import be_exact
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def checked(place: Place, net: str, weights: str, dataset: Dataset) -> CheckReco
                 key=key, net=net, weights=weights, dataset=dataset.name, test=test, version=VERSION, n=found.images,
                 doubts=doubted(found), figures=dict(found.figures),
                 cost=Spent(forwards=found.forwards, backwards=found.backwards, seconds=seconds),
-                **about(place.device, subject.tile),
+                **about(place.device, subject.tile, sandbox_of(subject.module)),
             )  # fmt: skip
             place.ledger.add(record)
         return record
