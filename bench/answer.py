@@ -22,6 +22,7 @@ from bench.origin import about, source_hash
 from bench.place import THREADS
 from bench.recipe import Access, Attack, Recipe
 from bench.records import Document, Record, Spent
+from bench.sandbox import sandbox_of
 from bench.surrogates import surrogates
 from bench.threat import ThreatModel
 from bench.victim import be_exact
@@ -100,7 +101,7 @@ def answer(place: Place, question: Question) -> list[Record]:
                 forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)
             ),
             access=_access(attack) if c.threat else None, run=None if c is cell else cell.key, doubts=doubts,
-            **about(place.device, subject.tile),
+            **about(place.device, subject.tile, sandbox_of(subject.module)),
         )  # fmt: skip
         place.ledger.add(record)
         records.append(record)

@@ -13,6 +13,7 @@ from bench.honesty import VERSION, Checked, check_model
 from bench.origin import about
 from bench.place import THREADS
 from bench.records import CheckRecord, Document, Doubted, Spent, check_key
+from bench.sandbox import sandbox_of
 from bench.thorough import VERSION as THOROUGH_VERSION
 from bench.thorough import check_thoroughly
 from bench.threat import ThreatModel
@@ -120,7 +121,7 @@ def _recorded(
             key=key, net=net, weights=weights, dataset=dataset.name, test=test, threat=threat, version=version,
             n=found.images, doubts=doubted(found), figures=dict(found.figures),
             cost=Spent(forwards=found.forwards, backwards=found.backwards, seconds=seconds),
-            **about(place.device, subject.tile),
+            **about(place.device, subject.tile, sandbox_of(subject.module)),
         )  # fmt: skip
         place.ledger.add(record)
         return record

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.errors import UsageError, nearest
+
 if TYPE_CHECKING:
     from bench.executors import Executor
+    from bench.fence import Fence
     from bench.place import Place
     from bench.request import Exam
 
@@ -16,12 +19,30 @@ def place_of(options: Mapping[str, Any], tensorboard: str = "") -> Place:
     """The place that the options name; without a device the processor, without a batch what fits there."""
     from bench.place import Place, pick_batch, pick_device
 
-    device = pick_device(options.get("device", "cpu"))
+    fence = fence_of(options)
+    device = "cpu" if fence and options["device"] == "auto" else pick_device(options.get("device", "cpu"))
+    if fence and device != "cpu":
+        raise UsageError(f"--sandbox keeps models on the processor; --device {device} contradicts it")
     return Place(
         Path(options.get("ledger", "")), Path(options.get("store", "")), Path(options["data"]),
         tuple(str(Path(f).resolve()) for f in options["plugin"]), device,
-        options.get("batch") or pick_batch(device), tensorboard,
+        options.get("batch") or pick_batch(device), tensorboard, fence,
     )  # fmt: skip
+
+
+def fence_of(options: Mapping[str, Any]) -> Fence | None:
+    """How plugins are kept apart, if they are to be; UsageError where this machine cannot."""
+    mode = options.get("sandbox")
+    if not mode:
+        return None
+    from bench.fence import MODES, Fence
+
+    if mode not in MODES:
+        raise UsageError(f"--sandbox={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
+    hidden = tuple(str(Path(options[name]).absolute()) for name in ("ledger", "store", "data"))
+    fence = Fence(mode, int(options["sandbox_memory"] * 2**30), options["sandbox_seconds"], hidden)
+    fence.check()
+    return fence
 
 
 def resolved(options: dict[str, Any]) -> tuple[Exam, Place]:

@@ -38,6 +38,10 @@ class ModelError(RampartError):
     """A model that broke its contract: it raised, or gave something else than logits."""
 
 
+class SandboxError(ModelError):
+    """A sandboxed model that asked for more than it may have, broke the protocol, or ended itself."""
+
+
 class TrainingError(RampartError):
     """A training that broke: the loss is not a number, or the defense gave no model."""
 

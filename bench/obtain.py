@@ -21,6 +21,8 @@ from bench.place import build, cores
 from bench.recipe import Recipe
 from bench.records import Document, Spent, TrainingRecord
 from bench.report import Reporter
+from bench.sandbox import Sandboxed
+from bench.schooling import foreign_training, school
 from bench.size import count
 from bench.threat import ThreatModel
 from bench.training import TrainJob
@@ -75,8 +77,17 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
             build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
         )  # fmt: skip
         be_exact(training_threads(job.build()))
-        module = train(defense, net, job)
-        record = _record(place, lesson, defense, net, dataset.learnt or dataset.name, job, module)
+        apart = place.fence is not None and foreign_training(defense, net)
+        if apart:
+            assert place.fence is not None
+            taught = school(place.fence, defense, net, job)
+            module, snapshots = taught.module, iter(taught.snapshots.items())
+            check_taught(defense, net, job, module)
+        else:
+            module, snapshots = train(defense, net, job), _snapshots(job)
+        record = _record(
+            place, lesson, defense, net, dataset.learnt or dataset.name, job, module, snapshots, apart=apart
+        )
         place.ledger.add(record)
         shutil.rmtree(job.scratch, ignore_errors=True)
     return record, True
@@ -101,11 +112,17 @@ def train(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
         raise TrainingError(f"defense {defense} failed: {error!r}; no record was written") from error
     if not isinstance(module, nn.Module):
         raise TrainingError(f"defense {defense} gave {type(module).__name__}; expected a torch module of job.net()")
+    check_taught(defense, net, job, module)
+    return module
+
+
+def check_taught(defense: Recipe, net: Recipe, job: TrainJob, module: nn.Module) -> None:
+    """TrainingError unless the weights are the net's and numbers, and the net gives one logit a class."""
     _rebuildable(defense, net, job, module.state_dict())
     if job.best is not None:
         _rebuildable(defense, net, job, job.best)
-    _answers(net, job)
-    return module
+    if not isinstance(module, Sandboxed):  # of which every pass is looked at
+        _answers(net, job)
 
 
 def _answers(net: Recipe, job: TrainJob) -> None:
@@ -138,8 +155,9 @@ def _snapshots(job: TrainJob) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
 
 
 def _record(
-    place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module
-) -> TrainingRecord:
+    place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module,
+    snapshots: Iterator[tuple[int, dict[str, torch.Tensor]]], *, apart: bool,
+) -> TrainingRecord:  # fmt: skip
     training, shape = lesson.training, job.shape
     parameters, macs = count(module, shape)
     described = {
@@ -147,7 +165,7 @@ def _record(
     }  # fmt: skip
     last = place.store.put(module.state_dict(), described)
     best = last if job.best is None else place.store.put(job.best, described)
-    kept = {f"epoch-{epoch}": place.store.put(state, described) for epoch, state in _snapshots(job)}
+    kept = {f"epoch-{epoch}": place.store.put(state, described) for epoch, state in snapshots}
     return TrainingRecord(
         key=training.key, defense=training.defense, net=training.net, label=lesson.label, net_label=str(net),
         dataset=dataset, train=training.train, val=training.val, threat=training.threat, seed=training.seed,
@@ -157,5 +175,5 @@ def _record(
             forwards=job.passes[0], backwards=job.passes[1],
             seconds=round(sum(float(h["seconds"]) for h in job.history if "seconds" in h), 3),
         ),
-        source=source_hash(defense.plugin), **about(place.device, 0),
+        source=source_hash(defense.plugin), **about(place.device, 0, place.fence.mode if apart and place.fence else ""),
     )  # fmt: skip

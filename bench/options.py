@@ -235,9 +235,26 @@ def replay_options(command: Any) -> Any:
     return command
 
 
+def sandbox_options(command: Any) -> Any:
+    """The options that keep foreign code apart."""
+    for add in (
+        option("--sandbox-seconds", type=Number(0.0, 1e6), default=300.0, show_default=True, metavar="S",
+               help="of a pass in the sandbox; a training may be silent a hundred times as long"),
+        option("--sandbox-memory", type=Number(0.0, 1e6), default=4.0, show_default=True, metavar="GIB",
+               help="that code in the sandbox may take, beside torch's own"),
+        option("--sandbox", is_flag=False, flag_value="bubblewrap", default="", metavar="[bubblewrap|limits]",
+               help="--plugin files are not imported here: their nets and defenses run in a child process without "
+                    "labels, network, files or other processes; bubblewrap where nothing else is said. limits: as "
+                    "much of it as goes without bubblewrap, files not among it (docs/sandbox.md)"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
 def exam_options(command: Any) -> Any:
     """The options of run and plan."""
     for add in (
+        sandbox_options,
         option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
         option("--executor", type=Choice(["auto", "inline", "process"]), default="auto", show_default=True,
                 help="where cells run; auto: inline unless there is much to do"),

@@ -26,6 +26,7 @@ class Machine(_Document):
     name: str  # the processor's or accelerator's
     threads: int
     tile: int  # images a pass; 0 for trainings
+    sandbox: str = ""  # how a plugin's code was kept apart: bubblewrap, limits, or not at all
 
 
 class Spent(_Document):

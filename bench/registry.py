@@ -53,6 +53,10 @@ class Registry:
                     for canary in thing:
                         self._add("canary", canary.name, canary, f"{module.__name__} (canary {canary.name})")
 
+    def add(self, plugin: Plugin, origin: str) -> None:
+        """Take in a plugin that no module here holds."""
+        self._add(plugin.kind, plugin.name, plugin, origin)
+
     def _add(self, kind: str, name: str, thing: object, origin: str) -> None:
         place = (kind, name)
         if place in self.things and self.things[place] != thing:
@@ -242,7 +246,7 @@ def split_recipe(text: str) -> tuple[str, int | None, dict[str, Value]]:
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
         if call.args or any(k.arg is None for k in call.keywords):
             raise UsageError(f"in {text!r} every setting needs its name, as in {name}(setting=value)")
-        settings = {str(k.arg): _plain(ast.literal_eval(k.value)) for k in call.keywords}
+        settings = {str(k.arg): plain(ast.literal_eval(k.value)) for k in call.keywords}
         if len(settings) < len(call.keywords):
             raise UsageError(f"in {text!r} a setting is given twice")
         return name, int(version) if version else None, settings
@@ -270,10 +274,10 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in [*found, text[start:]] if part.strip()]
 
 
-def _plain(value: object) -> Value:
+def plain(value: object) -> Value:
     """Finite numbers (int64), text, booleans, None and (nested) sequences of them, which become tuples."""
     if isinstance(value, list | tuple):
-        return tuple(_plain(v) for v in value)
+        return tuple(plain(v) for v in value)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float) and math.isfinite(value) and (isinstance(value, float) or abs(value) < 2**63):

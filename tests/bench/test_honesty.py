@@ -18,7 +18,8 @@ from bench.errors import IntegrityError, ModelError
 from bench.evaluate import Subject
 from bench.exam import Cell, Part
 from bench.executors import Inline
-from bench.honesty import check_model, counted_backwards, fingerprints, tensors
+from bench.honesty import check_model
+from bench.inside import counted_backwards, fingerprints, tensors
 from bench.records import CheckRecord, Record, TrainingRecord, check_key
 from bench.request import Request, resolve
 from bench.run import run
