@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from bench.stats import binomial_tail, holm, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
+    from bench.together import ranks, sum_over_ranks
     from bench.training import Mode, TrainJob, frozen
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
@@ -130,9 +131,11 @@ __all__ = [
     "nearest",
     "net",
     "per_image_sum",
+    "ranks",
     "read_document",
     "split_recipe",
     "student_quantile",
+    "sum_over_ranks",
     "unpack",
     "wilson",
     "workshop",
@@ -164,6 +167,7 @@ _HOMES = {
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
+        "together": "ranks sum_over_ranks",
         "training": "Mode TrainJob frozen",
         "victim": "Model",
         "zoo": "Finding Published Zoo",

@@ -15,7 +15,7 @@ import click
 
 from bench.cli_bisect import bisect
 from bench.cli_check import check
-from bench.cli_exam import executor_of, place_of, resolved
+from bench.cli_exam import executor_of, followed, place_of, resolved
 from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
 from bench.cli_reproduce import reproduce
@@ -76,6 +76,8 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
     from leaderboard.site import publish
     from leaderboard.terminal import text
 
+    if followed(options):
+        return
     with prints_aside(), reporter() as report:  # plugins may print
         exam, place = resolved(options)
         _warn_of_hours(exam, place)

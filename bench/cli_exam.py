@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.console import prints_aside
 
 if TYPE_CHECKING:
     from bench.executors import Executor
@@ -39,6 +42,20 @@ def resolved(options: dict[str, Any]) -> tuple[Exam, Place]:
         precision=options["precision"],
     )  # fmt: skip
     return resolve(request, place), place
+
+
+def followed(options: Mapping[str, Any]) -> bool:
+    """Whether torchrun started this process beside one that leads: then it has trained with that one, and is done."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    from bench.place import pick_device
+    from bench.together import follow, leads
+
+    if leads(pick_device(options["device"])):
+        return False
+    with prints_aside():
+        follow(place_of(options))
+    return True
 
 
 def _folder_for_tensorboard(folder: str) -> str:

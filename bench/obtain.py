@@ -23,6 +23,7 @@ from bench.records import Document, Spent, TrainingRecord
 from bench.report import Reporter
 from bench.size import count
 from bench.threat import ThreatModel
+from bench.together import announce, local_ranks, sum_over_ranks
 from bench.training import TrainJob
 from bench.victim import be_exact, logits_of, small
 
@@ -45,6 +46,10 @@ class Lesson:
         """Obtain it here; progress goes to standard error."""
         return [obtain(place, self, report=Reporter().line)[0]]
 
+    def beside(self, place: Place) -> None:
+        """Take part in it where another process leads, and keep nothing."""
+        _learn(place, self, _job(place, self, report=lambda _line: None))
+
 
 def existing(place: Place, training: Training) -> TrainingRecord | None:
     """The record of a training whose weights are all in the store."""
@@ -64,22 +69,36 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
         record = existing(place, training)
         if record is not None:
             return record, False
-        dataset = place.dataset(place.registry.parse("dataset", lesson.dataset))
-        defense, net = place.registry.parse("defense", lesson.defense), place.registry.parse("net", lesson.net)
+        announce(lesson)
         name = f"{lesson.label} (seed {training.seed})"
-        job = TrainJob(
-            train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
-            threat=ThreatModel.parse(lesson.threat), seed=training.seed, device=place.device,
-            scratch=place.store.scratch(training.key), key=training.key, report=lambda line: report(f"{name}: {line}"),
-            log=Log(place.store.root / "histories" / f"{training.key}.jsonl", place.tensorboard, name),
-            build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
-        )  # fmt: skip
-        be_exact(training_threads(job.build()))
-        module = train(defense, net, job)
-        record = _record(place, lesson, defense, net, dataset.name, job, module)
+        job = _job(place, lesson, report=lambda line: report(f"{name}: {line}"))
+        job.log = Log(place.store.root / "histories" / f"{training.key}.jsonl", place.tensorboard, name)
+        defense, net, module = _learn(place, lesson, job)
+        record = _record(place, lesson, defense, net, job, module)
         place.ledger.add(record)
         shutil.rmtree(job.scratch, ignore_errors=True)
     return record, True
+
+
+def _job(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> TrainJob:
+    """What the defense is given."""
+    dataset, training = place.dataset(place.registry.parse("dataset", lesson.dataset)), lesson.training
+    net = place.registry.parse("net", lesson.net)
+    return TrainJob(
+        train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
+        threat=ThreatModel.parse(lesson.threat), seed=training.seed, device=place.device,
+        scratch=place.store.scratch(training.key), key=training.key, report=report,
+        build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
+    )  # fmt: skip
+
+
+def _learn(place: Place, lesson: Lesson, job: TrainJob) -> tuple[Recipe, Recipe, nn.Module]:
+    """Train: the defense, the net and the module; passes are those of all processes that train together."""
+    defense, net = place.registry.parse("defense", lesson.defense), place.registry.parse("net", lesson.net)
+    be_exact(max(1, training_threads(job.build()) // local_ranks()))
+    module = train(defense, net, job)
+    job.passes[:] = sum_over_ranks(torch.tensor(job.passes, device=job.device)).tolist()
+    return defense, net, module
 
 
 def training_threads(module: nn.Module) -> int:
@@ -138,9 +157,10 @@ def _snapshots(job: TrainJob) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
 
 
 def _record(
-    place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module
+    place: Place, lesson: Lesson, defense: Recipe, net: Recipe, job: TrainJob, module: nn.Module
 ) -> TrainingRecord:
     training, shape = lesson.training, job.shape
+    dataset = place.dataset(place.registry.parse("dataset", lesson.dataset)).name
     parameters, macs = count(module, shape)
     described = {
         "net": training.net, "classes": str(shape.classes), "channels": str(shape.channels), "size": str(shape.size)

@@ -22,6 +22,7 @@ from bench.place import build
 from bench.recipe import Recipe
 from bench.records import CheckRecord, Document, Record, TrainingRecord
 from bench.request import passes
+from bench.together import announce, ranks
 
 if TYPE_CHECKING:
     from bench.exam import Cell, Shape
@@ -82,12 +83,15 @@ def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, repor
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
     nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
     apart = nets and all(training_threads(build(exam.nets[key], exam.dataset.shape)) == 1 for key in nets)
-    for _, result in (executor if apart else Inline())(place, missing):
+    for _, result in (executor if apart and ranks() == 1 else Inline())(place, missing):
         if isinstance(result, RampartError):
+            if ranks() > 1:  # those who train beside this process may wait for it where it is no more
+                raise result
             summary.failures.append(result)
             report(f"failed: {result}")
         else:
             summary.trained += 1
+    announce(None)
     found = (existing(place, lesson.training) for lesson in exam.lessons)
     return [record for record in found if record is not None]
 
