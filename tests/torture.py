@@ -34,6 +34,7 @@ import bench.files
 import bench.obtain
 import leaderboard.site
 from bench.cli import main as command_line
+from bench.events import parsed
 from bench.ledger import Ledger
 from bench.origin import about
 from bench.place import Place
@@ -295,6 +296,9 @@ class Torture:
                 wrong.append(f"{folder.name}: {name} differ from those of the undisturbed run")
         wrong += [f"{folder.name}: {key} was done twice" for key in found.doubled]
         wrong += [f"{folder.name}: {path} was left" for path in leftovers(folder)]
+        for log in folder.glob("results/events/*.jsonl"):
+            torn = [line for line in log.read_bytes().splitlines() if line and not parsed(line)]
+            wrong += [f"{folder.name}: {log.name} has a line that is not whole: {line!r}" for line in torn]
         pages = [{str(p.relative_to(f)) for p in f.rglob("*.html")} for f in (folder, self.root / "calm")]
         if pages[0] != pages[1]:
             wrong.append(f"{folder.name}: other pages than those of the undisturbed run: {pages[0] ^ pages[1]}")
