@@ -70,7 +70,7 @@ class EventLog:
     def __post_init__(self) -> None:
         with suppress(OSError):  # a log that cannot be written stops no run
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             self._torn = os.fstat(self._file).st_size > 0
             fcntl.flock(self._file, fcntl.LOCK_SH)  # says that its writer lives
 
@@ -215,7 +215,8 @@ def parsed(line: bytes) -> dict[str, Any] | None:
 def lives(path: Path) -> bool | None:
     """Whether the process that writes a log lives; None where that cannot be told."""
     try:
-        with path.open("rb") as file:
+        mine = os.access(path, os.W_OK)
+        with path.open("r+b" if mine else "rb") as file:  # on NFS only what is opened for writing can be locked
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

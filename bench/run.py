@@ -75,6 +75,8 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report, log: Ev
         patient = before != [] and not answered and not patient
         if patient:
             report("another process answers what is left; waiting for it")
+        if not before:
+            _begin(place, questions)
         before, answered = questions, 0
         log.plan(questions, executor.width)
         for question, result in executor(place, [replace(q, patient=patient) for q in questions]):
@@ -91,6 +93,7 @@ def _train(
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
     nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
     apart = nets and all(training_threads(build(exam.nets[key], exam.dataset.shape)) == 1 for key in nets)
+    _begin(place, missing)
     log.plan(missing, executor.width if apart else 1)
     for lesson, result in (executor if apart and ranks() == 1 else Inline())(place, missing):
         log.recorded(lesson, result)
@@ -117,6 +120,7 @@ def _check(
         Check(net, weights, exam.dataset_recipe.written)
         for net, weights in wanted if known(place, net, weights, test) is None
     ]  # fmt: skip
+    _begin(place, checks)
     log.plan(checks, executor.width)
     for check, result in executor(place, checks):
         log.recorded(check, result)
@@ -124,6 +128,13 @@ def _check(
             if isinstance(found, CheckRecord):
                 for doubt in found.doubts:
                     report(f"doubt: {check.weights[:8]}: {doubt.text}")
+
+
+def _begin(place: Place, tasks: Sequence[object]) -> None:
+    """Before there is work, see that its records can be kept: where all is done, a ledger may be read-only."""
+    if tasks:
+        place.ledger.check_writable()
+        place.store.check_writable()
 
 
 def _book(

@@ -204,6 +204,7 @@ class Tally:
     starts: int = 0
     rounds: int = 0
     hashes: list[str] = field(default_factory=list)
+    calm: str = ""  # the hash of the undisturbed run
     wrong: list[str] = field(default_factory=list)
 
 
@@ -226,6 +227,7 @@ class Torture:
         seconds = self._seconds(child)
         self._end(child, calm)
         expected = held(calm)
+        self.tally.calm = expected.hash
         say(f"undisturbed: {time.monotonic() - begun:.1f} s, {len(expected.trainings)} trainings, "
             f"{len(expected.verdicts)} cells, hash {expected.hash[:16]}")  # fmt: skip
         while self.tally.kills.total() < self.kills and not self.tally.wrong:
@@ -307,11 +309,11 @@ class Torture:
 def table(tally: Tally) -> str:
     """As the page has it."""
     rows = [f"| {phase} | {tally.kills[phase]} |" for phase in (*PHASES, "between")]
-    same = "equal to the undisturbed run's in every round" if len(set(tally.hashes)) == 1 else "not all equal"
+    same = "equal to the undisturbed run's in every round" if {*tally.hashes} == {tally.calm} else "NOT equal"
     said = (
         f"{tally.starts} starts in {tally.rounds} rounds of {len(DEFENSES)} trainings and their attacks; records lost: "
         f"0, doubled: 0, unfinished files left: 0; the hash of trainings and verdicts is {same} "
-        f"(`{tally.hashes[0][:16]}`)."
+        f"(`{tally.calm[:16]}`)."
     )
     head = ("| killed while | kills |", "|---|---:|")
     return "\n".join([*head, *rows, f"| all | {tally.kills.total()} |", "", said])
