@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench canaries conformance power planted clean
+.PHONY: help quickstart test chromium docs bench canaries conformance power torture planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -53,6 +53,9 @@ conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on p
 
 power: $(VENV)/.installed-dev  ## Simulate gates: false alarms and power, in docs/ci.md (minutes)
 	@$(BIN)/python -m tests.conformance.power
+
+torture: $(VENV)/.installed-dev  ## Kill runs 200 times by SIGKILL and compare what is left, in docs/faults.md (a quarter of an hour)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m tests.torture --page
 
 planted: $(VENV)/.installed-dev  ## Gate models with planted weaknesses, in docs/ci.md (minutes; half an hour with CONFORMANCE_DATA)
 	@$(BIN)/python -m tests.conformance.planted

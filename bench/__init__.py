@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from bench.stats import binomial_tail, holm, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
+    from bench.together import ranks, sum_over_ranks
     from bench.training import Mode, TrainJob, frozen
     from bench.trust import is_stale, newest
     from bench.victim import Model
@@ -154,10 +155,12 @@ __all__ = [
     "newest",
     "outlying",
     "per_image_sum",
+    "ranks",
     "reached",
     "read_document",
     "split_recipe",
     "student_quantile",
+    "sum_over_ranks",
     "unpack",
     "wilson",
     "within",
@@ -194,6 +197,7 @@ _HOMES = {
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
+        "together": "ranks sum_over_ranks",
         "training": "Mode TrainJob frozen",
         "trust": "is_stale newest",
         "victim": "Model",

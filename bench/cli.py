@@ -14,12 +14,13 @@ import click
 
 from bench.cli_bisect import bisect
 from bench.cli_check import check
-from bench.cli_exam import executor_of, resolved
+from bench.cli_exam import executor_of, followed, logged, resolved
 from bench.cli_figure import figure
 from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
 from bench.cli_reproduce import reproduce
 from bench.cli_verify import audit, bundle, verify
+from bench.cli_watch import watch
 from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import RampartError, UsageError
 from bench.options import (
@@ -40,6 +41,7 @@ from bench.options import (
 
 if TYPE_CHECKING:
     from bench.place import Place
+    from bench.plan import Line
     from bench.request import Exam
     from bench.run import Summary
 
@@ -66,31 +68,40 @@ def cli() -> None:
 @option(
     "--escalate/--no-escalate", default=None, help="ask more of models that raise a doubt; default: with --suite full"
 )
+@option("--events", default="", metavar="FILE", help="the event log; default: a new one in events/ beside the ledger")
 @exam_options
 @places
-def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, **options: Any) -> None:
+def run(
+    as_json: bool, site: str, events: str, executor: str, workers: int | None, escalate: bool | None, **options: Any
+) -> None:  # fmt: skip
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
     """
     from bench.escalation import escalated, look_closer
+    from bench.events import listening
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
     from leaderboard.document import document
     from leaderboard.site import publish
     from leaderboard.terminal import text
 
+    if followed(options):
+        return
     with prints_aside(), reporter() as report:  # plugins may print
         exam, place = resolved(options)
-        _warn_of_hours(exam, place)
-        summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
-        if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
-            look_closer(place, exam, executor_of(executor, workers, exam, place), report.line)
-            for probes, more in escalated(place, exam):
-                models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
-                report.line(f"doubt: {models} asked more: {', '.join(probes)}")
-                summary.add(run_exam(more, place, executor_of(executor, workers, more, place), report=report.line))
-        board = publish(place.ledger, Path(site)).board
+        planned = _warn_of_hours(exam, place)
+        with logged(events, planned, exam, place) as log:
+            where = listening(executor_of(executor, workers, exam, place), log)
+            summary = run_exam(exam, place, where, report=report.line, log=log)
+            if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
+                look_closer(place, exam, executor_of(executor, workers, exam, place), report.line)
+                for probes, more in escalated(place, exam):
+                    models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
+                    report.line(f"doubt: {models} asked more: {', '.join(probes)}")
+                    where = listening(executor_of(executor, workers, more, place), log)
+                    summary.add(run_exam(more, place, where, report=report.line, log=log))
+            board = publish(place.ledger, Path(site)).board
     page = Path(site) / "index.html"
     test, threat = exam.dataset.test.hash, str(exam.threat)
     board = replace(board, sections=tuple(x for x in board.sections if x.test == test and x.threat in (threat, None)))
@@ -255,16 +266,18 @@ def _say_unset(exam: Exam) -> None:
         )
 
 
-def _warn_of_hours(exam: Exam, place: Place) -> None:
-    """Say what takes long before it starts."""
+def _warn_of_hours(exam: Exam, place: Place) -> list[Line]:
+    """Say what takes long before it starts; the plan, where the exam is not small."""
     from bench.plan import costly, is_small, plan
     from bench.report import duration
 
     if is_small(exam, place):
-        return
-    for line in costly(plan(exam, place), LONG):
+        return []
+    planned = plan(exam, place)
+    for line in costly(planned, LONG):
         each = f", {line.forwards // line.missing:,} forwards an image" if line.forwards >= line.missing > 0 else ""
         say(f"{line.what}: up to {duration(line.seconds)} on one worker ({line.missing:,} missing{each})")
+    return planned
 
 
 def _done(summary: Summary) -> dict[str, Any]:
@@ -284,7 +297,7 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
-for _command in (audit, bisect, bundle, check, figure, gate, ledger_commands, reproduce, verify):
+for _command in (audit, bisect, bundle, check, figure, gate, ledger_commands, reproduce, verify, watch):
     cli.add_command(_command)
 
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.console import prints_aside
 from bench.errors import UsageError, nearest
 
 if TYPE_CHECKING:
+    from bench.events import EventLog
     from bench.executors import Executor
     from bench.fence import Fence
     from bench.place import Place
+    from bench.plan import Line
     from bench.request import Exam
 
 
@@ -60,6 +66,40 @@ def resolved(options: dict[str, Any]) -> tuple[Exam, Place]:
         precision=options["precision"],
     )  # fmt: skip
     return resolve(request, place), place
+
+
+def followed(options: Mapping[str, Any]) -> bool:
+    """Whether torchrun started this process beside one that leads: then it has trained with that one, and is done."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    from bench.place import pick_device
+    from bench.together import follow, leads
+
+    if leads(pick_device(options["device"])):
+        return False
+    with prints_aside():
+        follow(place_of(options))
+    return True
+
+
+@contextmanager
+def logged(file: str, planned: Sequence[Line], exam: Exam, place: Place) -> Iterator[EventLog]:
+    """The event log of a run, which is told how that ends."""
+    from bench.errors import RampartError
+    from bench.events import new_log
+
+    log = new_log(file, place.ledger_root)
+    log.begin(
+        sys.argv[1:], planned, ledger=str(place.ledger_root.absolute()), store=str(place.store_root.absolute()),
+        trainings=len(exam.lessons), device=place.device_name,
+    )  # fmt: skip
+    try:
+        yield log
+    except BaseException as error:
+        code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
+        log.end(code, said=str(error) if isinstance(error, RampartError) else repr(error))
+        raise
+    log.end(log.code)
 
 
 def _folder_for_tensorboard(folder: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
-from bench.files import INCOMING, check_content, sweep, write_once
+from bench.files import INCOMING, check_content, check_writable, sweep, write_once
 from bench.records import (
     CheckRecord,
     ColumnCard,
@@ -67,6 +67,10 @@ class Ledger:
     def tidy(self) -> list[Path]:
         """Remove, and name, what killed processes left of files that they were writing."""
         return sweep(self.root / INCOMING)
+
+    def check_writable(self) -> None:
+        """IncompleteError where no record can be added; to be known before any work."""
+        check_writable(self.root / INCOMING)
 
     def add(self, document: Document) -> Path:
         """Write a document; the same content twice is one file."""

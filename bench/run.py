@@ -5,8 +5,10 @@ What the ledger holds is not done again, so the same command continues after any
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from bench.answer import Question
 from bench.checked import Check, known
 from bench.errors import IncompleteError, RampartError
+from bench.events import EventLog
 from bench.exam import CLEAN
 from bench.executors import Executor, Inline
 from bench.obtain import existing, training_threads
@@ -22,6 +25,7 @@ from bench.place import build
 from bench.recipe import Recipe
 from bench.records import CheckRecord, Document, Record, TrainingRecord
 from bench.request import passes
+from bench.together import announce, ranks
 
 if TYPE_CHECKING:
     from bench.exam import Cell, Shape
@@ -48,16 +52,17 @@ class Summary:
         self.failures += other.failures
 
 
-def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
+def run(exam: Exam, place: Place, executor: Executor, *, report: Report, log: EventLog | None = None) -> Summary:
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
+    log = log or EventLog(Path(os.devnull))
     summary = Summary()
     place.ledger.tidy()
     place.store.tidy()
-    trained = _train(exam, place, executor, summary, report)
+    trained = _train(exam, place, executor, summary, report, log)
     if trained:
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
-    _check(exam, place, executor, models, report)
+    _check(exam, place, executor, models, report, log)
     failed: set[str] = set()
     before: list[Question] = []
     patient, answered = False, 0
@@ -70,31 +75,44 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
         patient = before != [] and not answered and not patient
         if patient:
             report("another process answers what is left; waiting for it")
+        if not before:
+            _begin(place, questions)
         before, answered = questions, 0
+        log.plan(questions, executor.width)
         for question, result in executor(place, [replace(q, patient=patient) for q in questions]):
             answered += result != []
+            log.recorded(question, result)
             _book(exam, question, result, summary, failed, report)
     return summary
 
 
-def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report) -> list[TrainingRecord]:
+def _train(
+    exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog
+) -> list[TrainingRecord]:
     """A record for each lesson; small nets, which train on one thread, are trained side by side."""
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
     nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
     apart = nets and all(training_threads(build(exam.nets[key], exam.dataset.shape)) == 1 for key in nets)
-    for _, result in (executor if apart else Inline())(place, missing):
+    _begin(place, missing)
+    log.plan(missing, executor.width if apart else 1)
+    for lesson, result in (executor if apart and ranks() == 1 else Inline())(place, missing):
+        log.recorded(lesson, result)
         if isinstance(result, RampartError):
+            if ranks() > 1:  # those who train beside this process may wait for it where it is no more
+                raise result
             summary.failures.append(result)
             report(f"failed: {result}")
         else:
             summary.trained += 1
+    announce(None)
     found = (existing(place, lesson.training) for lesson in exam.lessons)
     return [record for record in found if record is not None]
 
 
 def _check(
-    exam: Exam, place: Place, executor: Executor, models: Sequence[tuple[TrainingRecord, str]], report: Report
-) -> None:
+    exam: Exam, place: Place, executor: Executor, models: Sequence[tuple[TrainingRecord, str]], report: Report,
+    log: EventLog,
+) -> None:  # fmt: skip
     """Look at each model before any attack, so that a broken one is named in seconds; what fails, fails again below."""
     test = exam.dataset.test.hash
     wanted = dict.fromkeys((record.net, weights) for record, weights in models)
@@ -102,11 +120,21 @@ def _check(
         Check(net, weights, exam.dataset_recipe.written)
         for net, weights in wanted if known(place, net, weights, test) is None
     ]  # fmt: skip
+    _begin(place, checks)
+    log.plan(checks, executor.width)
     for check, result in executor(place, checks):
+        log.recorded(check, result)
         for found in result if isinstance(result, list) else ():
             if isinstance(found, CheckRecord):
                 for doubt in found.doubts:
                     report(f"doubt: {check.weights[:8]}: {doubt.text}")
+
+
+def _begin(place: Place, tasks: Sequence[object]) -> None:
+    """Before there is work, see that its records can be kept: where all is done, a ledger may be read-only."""
+    if tasks:
+        place.ledger.check_writable()
+        place.store.check_writable()
 
 
 def _book(

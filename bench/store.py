@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import IncompleteError, IntegrityError
-from bench.files import INCOMING, check_content, sweep, write_once
+from bench.files import INCOMING, check_content, check_writable, sweep, write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,10 @@ class Store:
         unfinished = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
         folders = (self.root, self.root / INCOMING, self.root / "histories", *unfinished)
         return [path for folder in folders for path in sweep(folder)]
+
+    def check_writable(self) -> None:
+        """IncompleteError where nothing can be kept; to be known before any work."""
+        check_writable(self.root / INCOMING)
 
     def put(self, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
         """Keep tensors; the hash that is returned brings them back.  Equal content is kept once."""
