@@ -64,7 +64,7 @@ def cli() -> None:
 )
 @exam_options
 @places
-def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, **options: Any) -> None:
+def run(as_json: bool, site: str, escalate: bool | None, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
@@ -79,12 +79,12 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
     with prints_aside(), reporter() as report:  # plugins may print
         exam, place = resolved(options)
         _warn_of_hours(exam, place)
-        summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
+        summary = run_exam(exam, place, executor_of(options, exam, place), report=report.line)
         if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
             for probes, more in escalated(place, exam):
                 models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
                 report.line(f"doubt: {models} asked more: {', '.join(probes)}")
-                summary.add(run_exam(more, place, executor_of(executor, workers, more, place), report=report.line))
+                summary.add(run_exam(more, place, executor_of(options, more, place), report=report.line))
         board = publish(place.ledger, Path(site)).board
     page = Path(site) / "index.html"
     test, threat = exam.dataset.test.hash, str(exam.threat)
@@ -106,7 +106,7 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
 @cli.command(cls=Command)
 @exam_options
 @places
-def plan(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+def plan(as_json: bool, site: str, **options: Any) -> None:
     """What run would do: cells done and missing, passes, time.  Writes nothing."""
     from bench.plan import plan as plan_exam
     from bench.report import plan_table

@@ -50,11 +50,17 @@ def _folder_for_tensorboard(folder: str) -> str:
     return str(Path(folder).resolve()) if folder else ""
 
 
-def executor_of(name: str, workers: int | None, exam: Exam, place: Place) -> Executor:
+def executor_of(options: Mapping[str, Any], exam: Exam, place: Place) -> Executor:
     """The executor by name; auto takes processes for several trainings, or about a minute of attacks or more."""
-    from bench.executors import Inline, Process
-    from bench.place import cores
+    from bench.executors import Inline
+    from bench.executors_process import Process
+    from bench.limits import Times
+    from bench.place import cards, cores
     from bench.plan import is_small
 
-    small = name == "auto" and workers is None and is_small(exam, place)
-    return Inline() if name == "inline" or small else Process(workers or cores())
+    name, workers = options["executor"], options["workers"]
+    if name == "inline" or (name == "auto" and workers is None and is_small(exam, place)):
+        return Inline()
+    gpus = cards() if place.device_name == "cuda" else ()
+    times = Times(exam, place, options.get("task_limit") or 0.0)
+    return Process(workers or len(gpus) or cores(), times.passed, gpus=gpus)

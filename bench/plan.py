@@ -54,7 +54,7 @@ def is_small(exam: Exam, place: Place) -> bool:
 
 def measure(exam: Exam, place: Place) -> dict[str, Speed]:
     """How fast each net of an exam is here, on one tile of it."""
-    return {key: _measure(net, exam, place) for key, net in exam.nets.items()}
+    return {key: measure_net(net, exam, place) for key, net in exam.nets.items()}
 
 
 def plan(exam: Exam, place: Place, speeds: Mapping[str, Speed] | None = None) -> list[Line]:
@@ -65,7 +65,7 @@ def plan(exam: Exam, place: Place, speeds: Mapping[str, Speed] | None = None) ->
         net = lesson.training.net
         speed = speeds[net]
         record = existing(place, lesson.training)
-        lines.append(_training_line(lesson, exam, record is not None, speed))
+        lines.append(training_line(lesson, exam, record is not None, speed))
         for which in exam.weights:
             label = f"{lesson.label} seed {lesson.training.seed} {which}"
             weights = "" if record is None else record.weights[which]
@@ -116,7 +116,7 @@ def _attack_lines(
             )  # fmt: skip
 
 
-def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
+def training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
     """Passes of a training, from its settings: epochs x images x replays x (attack steps and two more)."""
     settings = exam.defenses[lesson.training.defense].settings
     epochs, steps, replays = settings.get("epochs"), settings.get("steps", 0), settings.get("replays", 1)
@@ -129,7 +129,7 @@ def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line
     return Line(what, epochs * done, epochs * (not done), images * (steps + 2), images * (steps + 1), seconds)
 
 
-def _measure(net: Recipe, exam: Exam, place: Place) -> Speed:
+def measure_net(net: Recipe, exam: Exam, place: Place) -> Speed:
     """Seconds an image of a forward, and of a forward with its gradient, on an untrained net."""
     be_exact(1)
     module = freeze(build(net, exam.dataset.shape), place.device)

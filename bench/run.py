@@ -15,7 +15,7 @@ from bench.answer import Question
 from bench.checked import Check, known
 from bench.errors import IncompleteError, RampartError
 from bench.exam import CLEAN
-from bench.executors import Executor, Inline
+from bench.executors import Executor
 from bench.obtain import existing, training_threads
 from bench.outcomes import next_question
 from bench.place import build
@@ -51,6 +51,15 @@ class Summary:
 def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
     summary = Summary()
+    try:
+        _run(exam, place, executor, summary, report)
+    finally:
+        executor.close()
+    return summary
+
+
+def _run(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report) -> None:
+    """Trainings, checks, then questions for as long as answers raise new ones."""
     place.ledger.tidy()
     place.store.tidy()
     trained = _train(exam, place, executor, summary, report)
@@ -74,15 +83,15 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
         for question, result in executor(place, [replace(q, patient=patient) for q in questions]):
             answered += result != []
             _book(exam, question, result, summary, failed, report)
-    return summary
 
 
 def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report) -> list[TrainingRecord]:
-    """A record for each lesson; small nets, which train on one thread, are trained side by side."""
+    """A record for each lesson; on a shared machine only small nets, on one thread each, are trained side by side."""
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
-    nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
-    apart = nets and all(training_threads(build(exam.nets[key], exam.dataset.shape)) == 1 for key in nets)
-    for _, result in (executor if apart else Inline())(place, missing):
+    nets = {lesson.training.net for lesson in missing}  # one that cannot be built is named before any training
+    small = {training_threads(build(exam.nets[key], exam.dataset.shape)) for key in nets} == {1}
+    apart = not executor.shared or (small and place.device.type == "cpu")
+    for _, result in executor(place, missing, at_once=0 if apart else 1):
         if isinstance(result, RampartError):
             summary.failures.append(result)
             report(f"failed: {result}")
