@@ -77,6 +77,9 @@ class Process:
                         if tried is None:
                             continue
                         self.tell(Moment("lost", tried.task, worker.name, worker.busy_for, found.reason))
+                        if not worker.ready:  # it never began
+                            first.append(tried)
+                            continue
                         if tried.lost(found.reason, worker.log):
                             again.append(tried)
                             continue
