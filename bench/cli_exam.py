@@ -12,16 +12,34 @@ if TYPE_CHECKING:
     from bench.request import Exam
 
 
+CLUSTERS = ("slurm", "ray")
+SLURM_WIDTH = 32  # jobs of an array that run at once, where nobody says
+
+
 def place_of(options: Mapping[str, Any], tensorboard: str = "") -> Place:
     """The place that the options name; without a device the processor, without a batch what fits there."""
     from bench.place import Place, pick_batch, pick_device
 
-    device = pick_device(options.get("device", "cpu"))
+    elsewhere = options.get("executor") in CLUSTERS
+    device = _device_there(options) if elsewhere else pick_device(options.get("device", "cpu"))
+    at = Path.absolute if elsewhere else Path  # another machine has another working folder
     return Place(
-        Path(options.get("ledger", "")), Path(options.get("store", "")), Path(options["data"]),
+        at(Path(options.get("ledger", ""))), at(Path(options.get("store", ""))), at(Path(options["data"])),
         tuple(str(Path(f).resolve()) for f in options["plugin"]), device,
         options.get("batch") or pick_batch(device), tensorboard,
     )  # fmt: skip
+
+
+def _device_there(options: Mapping[str, Any]) -> str:
+    """The device on the machines of a cluster, which may have cards where this one has none."""
+    from bench.clusters import ray_settings, slurm_settings
+
+    if options["device"] != "auto":
+        return str(options["device"])
+    if options["executor"] == "slurm":
+        settings, _ = slurm_settings(options["slurm"])
+        return "cuda" if "gpus" in settings or "gpu" in settings.get("gres", "") else "cpu"
+    return "cuda" if float(ray_settings(options["ray"])["gpus"]) else "cpu"
 
 
 def resolved(options: dict[str, Any]) -> tuple[Exam, Place]:
@@ -61,6 +79,13 @@ def executor_of(options: Mapping[str, Any], exam: Exam, place: Place) -> Executo
     name, workers = options["executor"], options["workers"]
     if name == "inline" or (name == "auto" and workers is None and is_small(exam, place)):
         return Inline()
+    asked = options.get("task_limit") or 0.0
+    times = Times(exam, place, asked)
+    if name == "slurm":
+        from bench.clusters import slurm_settings
+        from bench.executors_slurm import Slurm
+
+        settings, own = slurm_settings(options["slurm"])
+        return Slurm(workers or SLURM_WIDTH, times.expected, times.limit, settings, own, asked)
     gpus = cards() if place.device_name == "cuda" else ()
-    times = Times(exam, place, options.get("task_limit") or 0.0)
     return Process(workers or len(gpus) or cores(), times.passed, gpus=gpus)

@@ -131,23 +131,25 @@ def training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
 
 def measure_net(net: Recipe, exam: Exam, place: Place) -> Speed:
     """Seconds an image of a forward, and of a forward with its gradient, on an untrained net."""
+    there = place.device.type != "cuda" or torch.cuda.is_available()
+    device = place.device if there else torch.device("cpu")  # a cluster's cards may not be this machine's
     be_exact(1)
-    module = freeze(build(net, exam.dataset.shape), place.device)
-    tile = tile_size(place.device, module)
+    module = freeze(build(net, exam.dataset.shape), device)
+    tile = tile_size(device, module)
     victim = Victim(module, tile=tile, access="gradients", images=tile)
-    x = torch.rand(tile, *exam.dataset.test.x.shape[1:], device=place.device)
-    y = torch.zeros(tile, dtype=torch.long, device=place.device)
+    x = torch.rand(tile, *exam.dataset.test.x.shape[1:], device=device)
+    y = torch.zeros(tile, dtype=torch.long, device=device)
 
     def timed(once: Callable[[], object], times: int) -> float:
         started = time.perf_counter()
         for _ in range(times):
             once()
-        if place.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - started) / times / tile
 
     def seconds(once: Callable[[], object]) -> float:
         first = timed(once, 1)
-        return first if first * tile > 2 and place.device.type == "cpu" else timed(once, 3)  # nothing left to warm up
+        return first if first * tile > 2 and device.type == "cpu" else timed(once, 3)  # nothing left to warm up
 
     return Speed(seconds(lambda: victim(x)), seconds(lambda: victim.gradient(x, y, lambda z, _y: z[:, 0])))
