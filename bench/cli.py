@@ -108,17 +108,18 @@ def run(as_json: bool, site: str, escalate: bool | None, **options: Any) -> None
 @places
 def plan(as_json: bool, site: str, **options: Any) -> None:
     """What run would do: cells done and missing, passes, time.  Writes nothing."""
+    from bench.cli_exam import arrays_of, lines_json, say_arrays
     from bench.plan import plan as plan_exam
     from bench.report import plan_table
 
     with prints_aside():
         exam, place = resolved(options)
         lines = plan_exam(exam, place)
+        arrays = arrays_of(options, lines)
     if as_json:
-        from dataclasses import asdict
-
-        print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
+        print_json({"schema": "rampart/plan-1", "lines": lines_json(lines), **({"arrays": arrays} if arrays else {})})
     plan_table(lines)
+    say_arrays(arrays)
     _say_left_out(exam)
     _say_unset(exam)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.console import say
 
 if TYPE_CHECKING:
     from bench.executors import Executor
     from bench.place import Place
+    from bench.plan import Line
     from bench.request import Exam
 
 
@@ -89,3 +92,46 @@ def executor_of(options: Mapping[str, Any], exam: Exam, place: Place) -> Executo
         return Slurm(workers or SLURM_WIDTH, times.expected, times.limit, settings, own, asked)
     gpus = cards() if place.device_name == "cuda" else ()
     return Process(workers or len(gpus) or cores(), times.passed, gpus=gpus)
+
+
+def lines_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """A plan as plain values."""
+    names = ("what", "done", "missing", "forwards", "backwards", "seconds", "column")
+    return [{name: getattr(line, name) for name in names} for line in lines]
+
+
+def arrays_of(options: Mapping[str, Any], lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """What would be submitted to Slurm for a plan, at most; nothing for other executors."""
+    if options["executor"] != "slurm":
+        return []
+    from math import inf
+
+    from bench.clusters import packed, slurm_settings
+    from bench.run import range_size
+
+    _, own = slurm_settings(options["slurm"])
+    width, asked = options["workers"] or SLURM_WIDTH, options.get("task_limit") or 0.0
+    seconds: dict[str, list[float]] = {"trainings": [], "attacks": []}
+    for line in (line for line in lines if line.missing):
+        if not line.column:
+            seconds["trainings"].append(line.seconds or inf)
+        elif line.forwards > line.missing or line.backwards:  # a longer run of its kin answers the others
+            ranges = -(-line.missing // range_size((line.forwards + line.backwards) // line.missing, line.missing))
+            seconds["attacks"] += [line.seconds / ranges] * ranges
+        else:
+            seconds["attacks"].append(line.seconds)
+    return [
+        {"of": of, "jobs": len(array.jobs), "tasks": sum(map(len, array.jobs)), "minutes": array.minutes}
+        for of, each in seconds.items() for array in packed(each, width, own, asked)
+    ]  # fmt: skip
+
+
+def say_arrays(arrays: Sequence[Mapping[str, Any]]) -> None:
+    """What would be submitted, in words."""
+    for a in arrays:
+        say(
+            f"slurm: an array of {a['jobs']:,} {'job' if a['jobs'] == 1 else 'jobs'} for {a['tasks']:,} {a['of']}, "
+            f"each with a limit of {a['minutes']} minutes"
+        )
+    if arrays:
+        say("slurm: nothing was submitted; attacks follow trainings, and each asks only what its forerunners left.")

@@ -100,10 +100,12 @@ def _jobs(seconds: Sequence[float], width: int) -> Iterator[tuple[int, ...]]:
     """Tasks in order, as many a job as are worth starting Python for, and no fewer jobs than workers."""
     enough = min(LONG, max(SHORT, sum(seconds) / (4 * width)))
     job: list[int] = []
+    work = 0.0
     for place, each in enumerate(seconds):
-        if job and (len(job) >= MOST or sum(seconds[i] for i in job) + each > enough):
+        if job and (len(job) >= MOST or work + each > enough):
             yield tuple(job)
-            job = []
+            job, work = [], 0.0
         job.append(place)
+        work += each
     if job:
         yield tuple(job)

@@ -19,12 +19,10 @@ from bench.executors import Executor
 from bench.obtain import existing, training_threads
 from bench.outcomes import next_question
 from bench.place import build
-from bench.recipe import Recipe
 from bench.records import CheckRecord, Document, Record, TrainingRecord
-from bench.request import passes
 
 if TYPE_CHECKING:
-    from bench.exam import Cell, Shape
+    from bench.exam import Cell
     from bench.place import Place
     from bench.request import Exam
 
@@ -164,12 +162,14 @@ def _missing(
             ids = frozenset(i for i in np.flatnonzero(following[1]).tolist() if (cell.key, i) not in seen)
             seen |= {(cell.key, i) for i in ids}
             wanted.setdefault(exam.run_of(cell), []).append((cell, ids))
-    for alike in wanted.values():
-        for (cell, *others), images in _shared(exam, alike):
-            size = _range(exam.attacks[cell.attack], exam.dataset.shape, len(images), width)
-            for start in range(0, len(images), size):
-                asked = tuple(images[start : start + size])
-                yield Question(cell, asked, exam.dataset_recipe.written, exam.dataset.shape, tuple(others))
+    pieces = [piece for alike in wanted.values() for piece in _shared(exam, alike)]
+    each = [sum(exam.passes_of(cells[0].attack)) for cells, _ in pieces]
+    many = sum(-(-len(images) // range_size(n, len(images))) for n, (_, images) in zip(each, pieces, strict=True))
+    for n, ((cell, *others), images) in zip(each, pieces, strict=True):
+        size = range_size(n, len(images), width if many < 4 * width else 1)
+        for start in range(0, len(images), size):
+            asked = tuple(images[start : start + size])
+            yield Question(cell, asked, exam.dataset_recipe.written, exam.dataset.shape, tuple(others))
 
 
 def _shared(exam: Exam, alike: Sequence[tuple[Cell, frozenset[int]]]) -> Iterator[tuple[tuple[Cell, ...], list[int]]]:
@@ -187,7 +187,10 @@ def _shared(exam: Exam, alike: Sequence[tuple[Cell, frozenset[int]]]) -> Iterato
             yield (cell,), sorted(ids)
 
 
-def _range(attack: Recipe, shape: Shape, images: int, width: int) -> int:
-    """Images a record: about a minute's work or a thousand, so that a crash costs little, and no worker is idle."""
-    size = max(64, min(1000, 400_000 // (sum(passes(attack, shape)) + 1)))
+def range_size(passes: int, images: int, width: int = 1) -> int:
+    """Images a record: about a minute's work or a thousand, so that a crash costs little.
+
+    width: workers that would be idle if the images were not split among them.
+    """
+    size = max(64, min(1000, 400_000 // (passes + 1)))
     return max(1, min(size, -(-images // (64 * width)) * 64)) if width > 1 else size
