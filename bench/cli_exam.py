@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CLUSTERS = ("slurm", "ray")
 SLURM_WIDTH = 32  # jobs of an array that run at once, where nobody says
 
+RAY_WIDTH = 1000  # tasks at once, where nobody says and the cluster has room
+
 
 def place_of(options: Mapping[str, Any], tensorboard: str = "") -> Place:
     """The place that the options name; without a device the processor, without a batch what fits there."""
@@ -90,6 +92,11 @@ def executor_of(options: Mapping[str, Any], exam: Exam, place: Place) -> Executo
 
         settings, own = slurm_settings(options["slurm"])
         return Slurm(workers or SLURM_WIDTH, times.expected, times.limit, settings, own, asked)
+    if name == "ray":
+        from bench.clusters import ray_settings
+        from bench.executors_ray import Ray
+
+        return Ray(workers or RAY_WIDTH, ray_settings(options["ray"]), times.passed)
     gpus = cards() if place.device_name == "cuda" else ()
     return Process(workers or len(gpus) or cores(), times.passed, gpus=gpus)
 
