@@ -42,6 +42,18 @@ class Question:
     also: tuple[Cell, ...] = ()  # cells of the same kin: one run of the attack answers them too
     patient: bool = False  # waits for another process that is answering some of it
 
+    @property
+    def name(self) -> str:
+        """Its cell's key and its first image."""
+        return f"{self.cell.key}-{self.asked[0]}"
+
+    def __str__(self) -> str:
+        """For a person."""
+        cell = self.cell
+        under = "" if cell.condition == CLEAN else f" under {cell.condition.partition('@')[0]}"
+        attack = cell.attack.partition("@")[0]
+        return f"{attack} on {cell.weights[:8]}{under}, images {self.asked[0]} to {self.asked[-1]}"
+
     def do(self, place: Place) -> list[Document]:
         """Answer it here: a record for each cell, about the images that nobody asked since the question was put.
 

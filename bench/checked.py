@@ -35,6 +35,15 @@ class Check:
     weights: str
     dataset: str  # recipe
 
+    @property
+    def name(self) -> str:
+        """The hash of the weights."""
+        return f"{self.weights}-check"
+
+    def __str__(self) -> str:
+        """For a person."""
+        return f"the checks of {self.weights[:8]}"
+
     def do(self, place: Place) -> list[Document]:
         """Look at them here, unless it was done before."""
         dataset = place.dataset(place.registry.parse("dataset", self.dataset))
@@ -49,6 +58,15 @@ class Thorough:
     weights: str
     dataset: str  # recipe
     threat: str
+
+    @property
+    def name(self) -> str:
+        """The hash of the weights."""
+        return f"{self.weights}-thorough"
+
+    def __str__(self) -> str:
+        """For a person."""
+        return f"the thorough checks of {self.weights[:8]}"
 
     def do(self, place: Place) -> list[Document]:
         """Look at them here, unless it was done before, or no number about them can be trusted anyway."""

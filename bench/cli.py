@@ -71,9 +71,7 @@ def cli() -> None:
 @option("--events", default="", metavar="FILE", help="the event log; default: a new one in events/ beside the ledger")
 @exam_options
 @places
-def run(
-    as_json: bool, site: str, events: str, executor: str, workers: int | None, escalate: bool | None, **options: Any
-) -> None:  # fmt: skip
+def run(as_json: bool, site: str, events: str, escalate: bool | None, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
@@ -92,14 +90,14 @@ def run(
         exam, place = resolved(options)
         planned = _warn_of_hours(exam, place)
         with logged(events, planned, exam, place) as log:
-            where = listening(executor_of(executor, workers, exam, place), log)
+            where = listening(executor_of(options, exam, place), log)
             summary = run_exam(exam, place, where, report=report.line, log=log)
             if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
-                look_closer(place, exam, executor_of(executor, workers, exam, place), report.line)
+                look_closer(place, exam, executor_of(options, exam, place), report.line)
                 for probes, more in escalated(place, exam):
                     models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
                     report.line(f"doubt: {models} asked more: {', '.join(probes)}")
-                    where = listening(executor_of(executor, workers, more, place), log)
+                    where = listening(executor_of(options, more, place), log)
                     summary.add(run_exam(more, place, where, report=report.line, log=log))
             board = publish(place.ledger, Path(site)).board
     page = Path(site) / "index.html"
@@ -122,19 +120,20 @@ def run(
 @cli.command(cls=Command)
 @exam_options
 @places
-def plan(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+def plan(as_json: bool, site: str, **options: Any) -> None:
     """What run would do: cells done and missing, passes, time.  Writes nothing."""
+    from bench.cli_exam import arrays_of, lines_json, say_arrays
     from bench.plan import plan as plan_exam
     from bench.report import plan_table
 
     with prints_aside():
         exam, place = resolved(options)
         lines = plan_exam(exam, place)
+        arrays = arrays_of(options, lines)
     if as_json:
-        from dataclasses import asdict
-
-        print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
+        print_json({"schema": "rampart/plan-1", "lines": lines_json(lines), **({"arrays": arrays} if arrays else {})})
     plan_table(lines)
+    say_arrays(arrays)
     _say_left_out(exam)
     _say_unset(exam)
 

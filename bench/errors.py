@@ -24,6 +24,10 @@ class IncompleteError(RampartError):
     exit_code = 4
 
 
+class WorkerError(IncompleteError):
+    """A task whose workers died, hung or broke: nothing is known of it, and it is never taken for robustness."""
+
+
 class IntegrityError(RampartError):
     """A checksum, a checkpoint or a record that is not what it claims to be."""
 

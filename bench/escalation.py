@@ -39,14 +39,17 @@ def look_closer(place: Place, exam: Exam, executor: Executor, report: Callable[[
         for net, weights in dict.fromkeys(_models(place, exam))
         if known_thorough(place, net, weights, test, threat) is None
     ]
-    for task, result in executor(place, tasks):
-        if not isinstance(result, list):
-            report(f"failed: the thorough checks of {task.weights[:8]}: {result}")
-            continue
-        for found in result:
-            if isinstance(found, CheckRecord) and found.threat:
-                for doubt in found.doubts:
-                    report(f"doubt: {task.weights[:8]}: {doubt.text}")
+    try:
+        for task, result in executor(place, tasks):
+            if not isinstance(result, list):
+                report(f"failed: the thorough checks of {task.weights[:8]}: {result}")
+                continue
+            for found in result:
+                if isinstance(found, CheckRecord) and found.threat:
+                    for doubt in found.doubts:
+                        report(f"doubt: {task.weights[:8]}: {doubt.text}")
+    finally:
+        executor.close()
 
 
 def probes(place: Place, exam: Exam, lesson: Lesson) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import click
 
 from bench.cli_figure import place_options, show
 from bench.console import say
-from bench.options import Command, Number, numbers, option
+from bench.options import Command, Number, executor_options, numbers, option
 
 if TYPE_CHECKING:
     from bench.place import Place
@@ -29,13 +29,9 @@ if TYPE_CHECKING:
 @option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=numbers, help="training seeds")
 @option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: all")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
-@option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-        help="where cells run; auto: inline unless there is much to do")  # fmt: skip
-@option("--workers", type=click.IntRange(min=1), help="processes; default: one a core")
+@executor_options
 @place_options
-def command(
-    start: bool, preset: str, low: float, settings: str, executor: str, workers: int | None, **options: Any
-) -> None:
+def command(start: bool, preset: str, low: float, settings: str, **options: Any) -> None:
     """Accuracy and robustness when training has a smaller budget on one region of the image at a time.
 
     PART's first experiment: pixels differ in what they cost and give. Each region is an ordinary training, examined
@@ -54,7 +50,7 @@ def command(
         if start:
             with reporter() as report:
                 summary = run(
-                    sat.exam, place, executor_of(executor, workers, sat.exam, place), report=report.line
+                    sat.exam, place, executor_of(options, sat.exam, place), report=report.line
                 )  # fmt: skip
             failed.extend(summary.failures)
         return regions(found, sat, place, low, settings, options["column"])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bench.cli_figure import place_options, show
 from bench.console import print_json, prints_aside, say
-from bench.options import Command, numbers, option
+from bench.options import Command, executor_options, numbers, option
 
 if TYPE_CHECKING:
     from bench.place import Place
@@ -30,13 +30,11 @@ NAMED = 12  # missing points that are named
 @option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: the study's")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
 @option("--batch", type=click.IntRange(min=1), help="images an attack holds at once; changes no verdict")
-@option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-        help="where cells run; auto: inline unless there is much to do")  # fmt: skip
-@option("--workers", type=click.IntRange(min=1), help="processes; default: one a core")
+@executor_options
 @place_options
 def command(
     preset: str, start: bool, planned: bool, sizes: tuple[int, ...], seeds: tuple[int, ...], n: int | None,
-    executor: str, workers: int | None, **options: Any,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Accuracy over the eps of training and of examination, and over training images.
 
@@ -58,7 +56,7 @@ def command(
             if planned:
                 plan = _plan(place, sat)
             else:
-                failed += _run(place, sat, executor, workers)
+                failed += _run(place, sat, options)
         if planned:
             _say_plan(preset, plan, as_json=options["as_json"])
             return
@@ -87,7 +85,7 @@ def _sittings(
     return sittings(place.registry.study(preset), place, sizes, seeds, n or 0)
 
 
-def _run(place: Place, sat: Sequence[Sitting], executor: str, workers: int | None) -> list[Exception]:
+def _run(place: Place, sat: Sequence[Sitting], options: Mapping[str, Any]) -> list[Exception]:
     """Do what is missing, one exam after another; what failed."""
     from bench.cli_exam import executor_of
     from bench.report import reporter
@@ -97,7 +95,7 @@ def _run(place: Place, sat: Sequence[Sitting], executor: str, workers: int | Non
     with reporter() as report:
         for sitting in sat:
             exam = sitting.exam
-            summary = run(exam, place, executor_of(executor, workers, exam, place), report=report.line)
+            summary = run(exam, place, executor_of(options, exam, place), report=report.line)
             failed += [f for f in summary.failures if str(f) not in map(str, failed)]
     return failed
 

@@ -143,8 +143,12 @@ class Ledger:
 
     def of(self, key: str, kind: type[D]) -> list[D]:
         """The documents under a key, in the order of their hashes."""
-        paths = sorted(map(str, (self.root / key).glob("*.json")))
-        return [d for d in map(self._read, paths) if isinstance(d, kind)]
+        folder = f"{self.root}/{key}"
+        try:
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [d for name in names if isinstance(d := self._read(f"{folder}/{name}"), kind)]
 
     def all(
         self,
@@ -166,6 +170,10 @@ class Ledger:
                     if skip is None:
                         raise
                     skip(str(error).replace(f"{self.root}/", ""))
+
+    def keys(self) -> frozenset[str]:
+        """Of what it has any document; what is not among them need not be looked up."""
+        return frozenset(self._keys())
 
     def size(self) -> int:
         """How many keys it has."""

@@ -44,6 +44,15 @@ class Lesson:
     label: str  # the defense as a person would write it: what differs from its preset
     threat: str  # the one that is trained for, or where there is none validated under
 
+    @property
+    def name(self) -> str:
+        """The training's key."""
+        return self.training.key
+
+    def __str__(self) -> str:
+        """For a person."""
+        return f"{self.label} (seed {self.training.seed})"
+
     def do(self, place: Place) -> list[Document]:
         """Obtain it here; progress goes to standard error."""
         return [obtain(place, self, report=Reporter().line)[0]]

@@ -251,13 +251,27 @@ def sandbox_options(command: Any) -> Any:
     return command
 
 
+def executor_options(command: Any) -> Any:
+    """Where work is done, and for how long."""
+    for add in (
+        option("--task-limit", type=Number(0.0, 1e9), metavar="SECONDS",
+               help="stop a training or a range of images that takes longer; default: an hour, or 20 times its passes"),
+        option("--workers", type=click.IntRange(min=1),
+               help="how many at once; default: a process a card, or one a core; 32 jobs of slurm"),
+        option("--ray", default="", metavar="SETTINGS", help='of ray: an address, or "address=…,gpus=0.5,cpus=2"'),
+        option("--slurm", default="", metavar="SETTINGS", help='of slurm: "partition=gpu,gpus=1,account=x"'),
+        option("--executor", type=Choice(["auto", "inline", "process", "slurm", "ray"]), default="auto",
+               show_default=True, help="where cells run; auto: inline, or processes where there is much to do"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
 def exam_options(command: Any) -> Any:
     """The options of run and plan."""
+    command = executor_options(command)
     for add in (
         sandbox_options,
-        option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
-        option("--executor", type=Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-                help="where cells run; auto: inline unless there is much to do"),
         option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
         option("--batch", type=click.IntRange(min=1),
                 help="images an attack holds at once; default: found, halved when memory runs out; changes no verdict"),

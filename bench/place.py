@@ -76,6 +76,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cards() -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES is for a worker that has one card to itself, for each card that is seen here."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = said.split(",") if said else [str(number) for number in range(torch.cuda.device_count())]
+    return tuple(seen[: torch.cuda.device_count()])
+
+
 def pick_device(name: str) -> str:
     """`auto` to the best there is; an error when the one asked for is not there."""
     if name == "auto":

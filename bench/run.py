@@ -22,13 +22,11 @@ from bench.executors import Executor, Inline
 from bench.obtain import existing, training_threads
 from bench.outcomes import next_question
 from bench.place import build
-from bench.recipe import Recipe
 from bench.records import CheckRecord, Document, Record, TrainingRecord
-from bench.request import passes
 from bench.together import announce, ranks
 
 if TYPE_CHECKING:
-    from bench.exam import Cell, Shape
+    from bench.exam import Cell
     from bench.place import Place
     from bench.request import Exam
 
@@ -56,6 +54,15 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report, log: Ev
     """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
     log = log or EventLog(Path(os.devnull))
     summary = Summary()
+    try:
+        _run(exam, place, executor, summary, report, log)
+    finally:
+        executor.close()
+    return summary
+
+
+def _run(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog) -> None:
+    """Trainings, checks, then questions for as long as answers raise new ones."""
     place.ledger.tidy()
     place.store.tidy()
     trained = _train(exam, place, executor, summary, report, log)
@@ -83,19 +90,20 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report, log: Ev
             answered += result != []
             log.recorded(question, result)
             _book(exam, question, result, summary, failed, report)
-    return summary
 
 
 def _train(
     exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog
 ) -> list[TrainingRecord]:
-    """A record for each lesson; small nets, which train on one thread, are trained side by side."""
+    """A record for each lesson; on a shared machine only small nets, on one thread each, are trained side by side."""
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
-    nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
-    apart = nets and all(training_threads(build(exam.nets[key], exam.dataset.shape)) == 1 for key in nets)
+    nets = {lesson.training.net for lesson in missing}  # one that cannot be built is named before any training
+    small = {training_threads(build(exam.nets[key], exam.dataset.shape)) for key in nets} == {1}
+    apart = ranks() == 1 and (not executor.shared or (small and place.device.type == "cpu"))
+    where = executor if ranks() == 1 else Inline()  # processes that train together are not among the executor's
     _begin(place, missing)
-    log.plan(missing, executor.width if apart else 1)
-    for lesson, result in (executor if apart and ranks() == 1 else Inline())(place, missing):
+    log.plan(missing, where.width if apart else 1)
+    for lesson, result in where(place, missing, at_once=0 if apart else 1):
         log.recorded(lesson, result)
         if isinstance(result, RampartError):
             if ranks() > 1:  # those who train beside this process may wait for it where it is no more
@@ -183,12 +191,14 @@ def _missing(
             ids = frozenset(i for i in np.flatnonzero(following[1]).tolist() if (cell.key, i) not in seen)
             seen |= {(cell.key, i) for i in ids}
             wanted.setdefault(exam.run_of(cell), []).append((cell, ids))
-    for alike in wanted.values():
-        for (cell, *others), images in _shared(exam, alike):
-            size = _range(exam.attacks[cell.attack], exam.dataset.shape, len(images), width)
-            for start in range(0, len(images), size):
-                asked = tuple(images[start : start + size])
-                yield Question(cell, asked, exam.dataset_recipe.written, exam.dataset.shape, tuple(others))
+    pieces = [piece for alike in wanted.values() for piece in _shared(exam, alike)]
+    each = [sum(exam.passes_of(cells[0].attack)) for cells, _ in pieces]
+    many = sum(-(-len(images) // range_size(n, len(images))) for n, (_, images) in zip(each, pieces, strict=True))
+    for n, ((cell, *others), images) in zip(each, pieces, strict=True):
+        size = range_size(n, len(images), width if many < 4 * width else 1)
+        for start in range(0, len(images), size):
+            asked = tuple(images[start : start + size])
+            yield Question(cell, asked, exam.dataset_recipe.written, exam.dataset.shape, tuple(others))
 
 
 def _shared(exam: Exam, alike: Sequence[tuple[Cell, frozenset[int]]]) -> Iterator[tuple[tuple[Cell, ...], list[int]]]:
@@ -206,7 +216,10 @@ def _shared(exam: Exam, alike: Sequence[tuple[Cell, frozenset[int]]]) -> Iterato
             yield (cell,), sorted(ids)
 
 
-def _range(attack: Recipe, shape: Shape, images: int, width: int) -> int:
-    """Images a record: about a minute's work or a thousand, so that a crash costs little, and no worker is idle."""
-    size = max(64, min(1000, 400_000 // (sum(passes(attack, shape)) + 1)))
+def range_size(passes: int, images: int, width: int = 1) -> int:
+    """Images a record: about a minute's work or a thousand, so that a crash costs little.
+
+    width: workers that would be idle if the images were not split among them.
+    """
+    size = max(64, min(1000, 400_000 // (passes + 1)))
     return max(1, min(size, -(-images // (64 * width)) * 64)) if width > 1 else size

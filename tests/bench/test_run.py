@@ -19,7 +19,8 @@ import torch
 from bench.doubts import FICKLE, MIXES
 from bench.errors import IntegrityError, TrainingError, UsageError
 from bench.exam import CLEAN
-from bench.executors import Executor, Inline, Process
+from bench.executors import Executor, Inline
+from bench.executors_process import Process
 from bench.place import Place
 from bench.plan import plan
 from bench.recipe import Attack
