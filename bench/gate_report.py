@@ -125,7 +125,7 @@ def verdict(report: Report) -> str:
     if not made:
         return "Nothing could be compared: this ledger and the baseline have no column of a model in common."
     parts = [f"{len(regressed)} of {len(made)} comparisons regressed"] if regressed else []
-    parts += [f"{len(report.untrusted)} of {len(made)} are not to be trusted"] if report.untrusted else []
+    parts += [f"{len(report.untrusted)} of {len(made)} comparisons not to be trusted"] if report.untrusted else []
     parts += [f"{len(report.doubts)} forbidden doubts"] if report.doubts else []
     parts += [f"{len(report.dearer)} of {len(report.costs)} costs rose too much"] if report.dearer else []
     unsure = "not settled yet" if report.rules.sequential else "inconclusive"

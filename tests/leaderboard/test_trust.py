@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 
 import pytest
 
-from bench import REASONS
+from bench import REASONS, CheckRecord
+from bench.records import Doubted
+from bench.standing import Standings
 from leaderboard.badges import said as badge_says
 from leaderboard.machines import pages as machine_pages
 from leaderboard.ranks import ranks
@@ -310,3 +313,72 @@ def test_another_boards_models_keep_their_trust(tmp_path, writer):
     writer.check("model", "holds-images")
     trusted = {s.dataset: [r.trusted for r in s.rows] for s in table(writer.ledger).sections}
     assert trusted == {"digits": [False], "mnist": [True]}
+
+
+def test_the_gate_knows_what_the_checks_found(writer):
+    """Also where records are older than the checks; a newer version has the last word."""
+    exam(writer, "model", range(40))
+    writer.cell("model", "fgsm@1()", range(N), doubts=[REASONS["fickle"].text])
+    writer.column("fgsm", "fgsm@1()")
+    writer.check("model", "underflow")
+    said = {s.column: s.doubts for s in Standings.of(writer.ledger).every}
+    assert set(said) == {"clean", "pgd", "fgsm"}
+    assert set(said.values()) == {(REASONS["underflow"].text,)}
+    writer.check("model", version=2)
+    assert {s.doubts for s in Standings.of(writer.ledger).every} == {()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_board_and_gate_are_about_the_same_images(writer, seed):
+    """Whatever was asked and fell, of columns of one and of two attacks, strict or not, cut short or not."""
+    rng = random.Random(seed)
+    n, attacks = 60, ("a@1()", "b@1()")
+    lost = {i for i in range(n) if rng.random() < 0.2}
+    writer.training("model", "w")
+    writer.cell("w", "clean@1()", range(n), sorted(lost))
+    for attack in attacks:
+        end = rng.choice((10, 37, 50, 58, 59, n))
+        asked = [i for i in range(end) if i not in lost and (rng.random() < 0.97 or seed % 2)]
+        writer.cell("w", attack, asked, sorted(i for i in asked if rng.random() < 0.4))
+    writer.column("one", attacks[0])
+    writer.column("two", *attacks)
+    writer.column("loose", attacks[1], strict=False)
+    writer.column("short", *attacks, first=20)
+    (section,) = table(writer.ledger).sections
+    shown = {name: x for name, x in section.rows[0].numbers.items() if not x.bound}
+    gated = {s.column: s for s in Standings.of(writer.ledger).every}
+    assert set(gated) == set(shown)
+    for name, x in shown.items():
+        assert (gated[name].n, gated[name].n - len(gated[name].fell)) == (x.n, x.standing), name
+
+
+def test_a_probes_second_form_and_another_models_images_count_as_probes(writer):
+    """Two columns of one name are told apart by their keys; transfer is asked beside the probe without gradients."""
+    exam(writer, "flat", [], range(65), column="probe-blind", attack=BLIND)
+    exam(writer, "flat", [], range(60), column="probe-blind", attack="nes@1()")
+    exam(writer, "flat", [], range(70), column="transfer(surrogate='x')", attack="transfer@1(surrogate='x')")
+    writer.check("flat", "flat")
+    row = rows(writer)[0]["flat"]
+    assert row.trusted and (row.trust.before.accuracy, row.summary.accuracy) == (1.0, 0.3)
+
+
+def test_doubts_of_checks_under_a_threat_count_under_that_threat_alone(writer):
+    exam(writer, "model", range(40))
+    other = Writer(writer.ledger, threat="linf:0.2")
+    other.cell("model", PGD, range(N), range(60))
+    writer.check("model")
+    writer.check("model", "converges", threat="linf:0.2")
+    trusted = {s.threat: [r.trusted for r in s.rows] for s in table(writer.ledger).sections}
+    assert trusted == {"linf:0.1": [True], "linf:0.2": [False]}
+
+
+def test_a_doubt_of_a_version_that_is_not_known_is_told(writer):
+    """It is on the page with its evidence, and says nothing of trust that this version could judge."""
+    exam(writer, "model", range(40))
+    writer.check("model")
+    (check,) = (d for d in writer.ledger.all() if isinstance(d, CheckRecord))
+    doubt = {"code": "new", "text": "a doubt of tomorrow", "images": [1], "figures": {"share": 1.0}, "what": "x"}
+    writer.ledger.add(check.model_copy(update={"doubts": [Doubted(**doubt)], "made": "2027-01-01T00:00:00Z"}))
+    row = rows(writer)[0]["model"]
+    assert row.trusted and [(f.text, f.state) for f in row.trust.findings] == [("a doubt of tomorrow", "told")]
+    assert [d.text for d in row.doubts] == ["a doubt of tomorrow"]
