@@ -222,7 +222,7 @@ def test_the_pages_say_it_with_the_evidence_one_click_away(writer, tmp_path):
     writer.check("probed", "underflow")
     folder = published(writer.ledger, tmp_path).parent
     page = (folder / "index.html").read_text()
-    assert "asked more: worst 100.0 → 35.0" in page
+    assert "100.0 → 35.0</span>" in page
     said = text(folder / "index.html")
     assert "1 line is not trusted and not ranked." in said and "honest leads" in said
     (address,) = re.findall(r'<a href="(models/[^"]*)#doubts">why it is not trusted</a>', page)
