@@ -278,8 +278,10 @@ def annotations_of(report: Report) -> Iterator[str]:
         yield _annotation(unsure, "Robustness missing", f"in the baseline, not here: {_some(report.missing)}")
     for what, doubt in report.doubts:
         yield _annotation("error", "Forbidden doubt", f"{what}: {doubt}")
+    told = {str(s) for c in report.untrusted for s in c.now}
     for what, doubt in report.fresh:
-        yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
+        if what not in told:
+            yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
     for rise in report.dearer:
         yield _annotation("error", "Cost rose", _dearer(rise, report.rules))
     if not report.comparisons:
