@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
     from bench.training import Mode, TrainJob, frozen
-    from bench.trust import is_stale, newest
+    from bench.trust import is_stale, lies, newest
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
 
@@ -139,6 +139,7 @@ __all__ = [
     "frozen",
     "holm",
     "is_stale",
+    "lies",
     "locked",
     "nearest",
     "net",
@@ -183,7 +184,7 @@ _HOMES = {
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
         "training": "Mode TrainJob frozen",
-        "trust": "is_stale newest",
+        "trust": "is_stale lies newest",
         "victim": "Model",
         "zoo": "Finding Published Zoo",
     }.items()

@@ -357,7 +357,10 @@ class ParityCell(_Strict):
 
 @dataclass(frozen=True)
 class ParityRow(_Strict):
-    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours."""
+    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours.
+
+    doubts: those about our models that say that a number lies.
+    """
 
     row: str
     dataset: str
@@ -372,6 +375,7 @@ class ParityRow(_Strict):
     trained: str | None
     older: Count
     columns: dict[str, ParityCell]
+    doubts: list[str]
 
 
 @dataclass(frozen=True)
