@@ -382,3 +382,21 @@ def test_a_doubt_of_a_version_that_is_not_known_is_told(writer):
     row = rows(writer)[0]["model"]
     assert row.trusted and [(f.text, f.state) for f in row.trust.findings] == [("a doubt of tomorrow", "told")]
     assert [d.text for d in row.doubts] == ["a doubt of tomorrow"]
+
+
+def test_whatever_a_record_of_checks_holds_is_text_and_no_number_that_json_lacks(writer, tmp_path):
+    """Markup, direction marks, a share of 7: the site is made, and says them as text or not at all."""
+    bad = "<script>alert(1)</script>\u202e"
+    exam(writer, "model", range(40))
+    writer.check("model", "flat", what=bad, figures={"gradient_honesty": 7.0, "zero_gradients_of_margin": -1e308})
+    (check,) = (d for d in writer.ledger.all() if isinstance(d, CheckRecord))
+    doubt = {"code": bad, "text": bad, "images": [10**6], "figures": {bad: 1e308}, "what": bad}
+    hostile = check.model_copy(update={"doubts": [*check.doubts, Doubted(**doubt)], "made": "2027"})
+    writer.ledger.add(hostile)
+    folder = published(writer.ledger, tmp_path).parent
+    for page in folder.rglob("*.html"):
+        assert "<script>alert" not in page.read_text() and "\u202e" not in page.read_text(), page
+    for path, content in files(writer).items():
+        if path.endswith(".json"):
+            json.loads(content, parse_constant=pytest.fail)
+    assert rows(writer)[0]["model"].honesty is None
