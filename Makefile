@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench canaries conformance power planted clean
+.PHONY: help quickstart test chromium docs bench canaries false-alarms conformance power planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -12,7 +12,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
 quickstart: $(VENV)/.installed  ## Train a small defense, attack it, and print the board (minutes on a CPU)
 	@$(BIN)/bench run --defense part-trades --suite quick
@@ -46,6 +46,9 @@ canaries: $(VENV)/.installed  ## Break models on purpose and see that each is no
 	@$(BIN)/python -m tests.conformance.canaries > docs/canaries.md.new || { cat docs/canaries.md.new; rm docs/canaries.md.new; exit 1; }
 	@mv docs/canaries.md.new docs/canaries.md
 	@cat docs/canaries.md
+
+false-alarms: $(VENV)/.installed  ## How often doubts are raised about honest models (half an hour; MNIST ones with CONFORMANCE_LEDGER)
+	@$(BIN)/python -m tests.conformance.false_alarms
 
 conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
 	@$(PIP) --no-build-isolation --editable '.[conformance]'

@@ -57,7 +57,9 @@ def check(
     found = []
     known = [k for k in kinds if _has(place, k, text)]
     if thorough and known:
-        raise UsageError(f"--thorough is about weights, by the beginning of their hash; {text} is a {known[0]}")
+        raise UsageError(
+            f"--thorough is about weights, by the beginning of their hash; {text!r} names another thing: {known[0]}"
+        )
     for one in known:
         recipe = place.registry.parse(one, text)
         found.append(_one(recipe, place, dataset, net))

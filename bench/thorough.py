@@ -6,7 +6,7 @@ They ask a few dozen images what a strong attack would, so they are part of an e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
@@ -42,7 +42,7 @@ FELL_BACK, UNREACHED = (
     0.02,
     0.02,
 )  # shares that stand at a budget and fell at a smaller one; that stand in the whole box
-CONVERGED = 0.02  # by which twice the steps and restarts may lower the accuracy
+CONVERGED = 0.05  # by which twice the steps and restarts may lower the accuracy
 TARGETS = 0.125  # likewise nine targets in place of the nearest class
 STEPS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # of eps
 ENDS = 0.05  # by which the best step at an end of these may be better than those between
@@ -50,20 +50,24 @@ SOLVED = 0.95  # of problems whose solution is known, that an attack must solve
 RUGGED, HALF_WIDTH, LOOKS = 0.1, 4 / 255, 100  # a mean relative change of the margin, in a box of uniform noise
 EOT, PLATEAU = (1, 2, 5, 10, 20), 0.05  # passes a gradient is the mean of; what the last doubling may still find
 
+CHECKS = ("scale", "budgets", "convergence", "steps", "active", "landscape", "luck", "rounded")  # in this order
+FOR_RANDOM = ("scale", "draws", "rounded")
+
 
 def check_thoroughly(
     subject: Subject, part: Part, threat: ThreatModel, find: Callable[[str], Recipe], device: torch.device, *,
-    most: int = IMAGES, lucky: int = IMAGES,
+    most: int = IMAGES, lucky: int = IMAGES, only: Collection[str] = (),
 ) -> Checked:  # fmt: skip
     """Look at a model under a threat by the first images of a test part.
 
     find: an attack by its recipe.  most, lucky: images that are looked at, and that random search is asked about.
+    only: the checks that are made, by name; all that fit where none is named.
     Attacks that do not search the threat's norm, or need more classes, are left out, and the checks that need them.
     """
     checks = _Checks(subject, part, threat, find, device, most, lucky)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        checks.run()
+        checks.run(only)
     return Checked(tuple(checks.found), checks.figures, len(checks.all), checks.forwards, checks.backwards)
 
 
@@ -90,23 +94,23 @@ class _Checks:
         self.y = torch.from_numpy(part.y[: len(self.all)].copy()).to(device)
         logits, wrong = misread(self.subject, self.x, self.y)
         self.classes, self.right = logits.shape[1], ~wrong.cpu()
+        self.size = float(margin(logits, self.y).abs().nan_to_num().median().clamp_min(1e-30))
         self.forwards += len(self.all)
 
-    def run(self) -> None:
-        """All of them that this model and threat admit; on a random model those that know randomness."""
+    def run(self, only: Collection[str]) -> None:
+        """Those that this model and threat admit; on a random model those that know randomness."""
         if not self.right.any():
             return
-        checks = (
-            (self._scale, self._draws) if self.subject.random
-            else (self._scale, self._budgets, self._converged, self._steps, self._active, self._landscape, self._luck)
-        )  # fmt: skip
-        for check in (*checks, self._rounded):
+        fitting = FOR_RANDOM if self.subject.random else CHECKS
+        for name in fitting:
+            if only and name not in only:
+                continue
             try:
-                check()
+                getattr(self, f"_{name}")()
             except _UnfitError:
                 continue
             except AttackError:  # its backward raises, say: of that the checks before any attack tell
-                self.figures[f"failed{check.__name__}"] = 1.0
+                self.figures[f"failed_{name}"] = 1.0
 
     def fell(
         self, attack: str, module: nn.Module | None = None, threat: ThreatModel | None = None,
@@ -149,20 +153,21 @@ class _Checks:
         return float(which.sum()) / len(self.all)
 
     def more(self, which: Tensor, share: float) -> bool:
-        """Whether it is more than this share of the images, and more than one of them."""
-        return int(which.sum()) > max(share * len(self.all), 1)
+        """Whether it is more than this share of the images, and more than two of them."""
+        return int(which.sum()) > max(share * len(self.all), 2)
 
     def _scale(self) -> None:
         """PGD on the cross-entropy and APGD on the DLR, which has no scale, find the same when logits are rescaled."""
-        modules = [_Times(self.subject.module, by) for by in SCALES]
+        scales = [*SCALES, 1 / self.size]  # the last brings the margins to 1
+        modules = [_Times(self.subject.module, by) for by in scales]
         plain = self.fell(CLIMB)
         gains = [self.fell(CLIMB, module) & ~plain for module in modules]
         losses = [plain & ~self.fell(CLIMB, module) for module in modules]
         net = [int(gain.sum()) - int(loss.sum()) for gain, loss in zip(gains, losses, strict=True)]
         best = max(range(len(net)), key=net.__getitem__)
         self.figures["found_by_rescaling"] = max(0, net[best]) / len(self.all)
-        if net[best] > max(SCALED * len(self.all), 1):
-            self.doubt("scale", gains[best], by=SCALES[best], share=net[best] / len(self.all))
+        if net[best] > max(SCALED * len(self.all), 2):
+            self.doubt("scale", gains[best], by=scales[best], share=net[best] / len(self.all))
             return
         if self.subject.random:
             return
@@ -171,7 +176,7 @@ class _Checks:
         most = max(range(len(moved)), key=lambda k: int(moved[k].sum()))
         self.figures["dlr_moved_by_rescaling"] = self.share(moved[most])
         if self.more(moved[most], SCALED):
-            self.doubt("scale", moved[most], by=SCALES[most], share_of_dlr=self.share(moved[most]))
+            self.doubt("scale", moved[most], by=scales[most], share_of_dlr=self.share(moved[most]))
 
     def _budgets(self) -> None:
         """What falls at a budget falls at larger ones; in the whole box all does, to a climb and to a minimum norm."""
@@ -195,7 +200,7 @@ class _Checks:
         elif self.more(far, UNREACHED) or self.more(missing, UNREACHED):
             self.doubt("budget", far | missing, stand_in_the_box=self.share(far), no_minimum_norm=self.share(missing))
 
-    def _converged(self) -> None:
+    def _convergence(self) -> None:
         """Twice the steps and restarts of APGD find little more, and so do its targets."""
         first, longer = self.verdict(NEAREST), self.verdict(LONGER)
         plain, more = self.fell(NEAREST), self.fell(LONGER)
