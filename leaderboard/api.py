@@ -141,6 +141,7 @@ class GroupOf(_Strict):
     results: dict[str, Several]
     summary: Several | None
     trusted: bool
+    before_probes: Several | None
 
 
 @dataclass(frozen=True)

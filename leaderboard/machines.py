@@ -140,6 +140,7 @@ def _group(group: Group, rank: list[int] | None) -> api.GroupOf:
         group.maker.defense, first.net, first.net_key, group.which, list(group.seeds),
         [row.weights for row in group.rows], rank, {name: _several(x) for name, x in group.numbers.items()},
         _several(group.summary) if group.summary else None, group.trusted,
+        _several(group.before) if group.before else None,
     )  # fmt: skip
 
 

@@ -126,6 +126,20 @@ def test_a_mean_over_seeds_with_one_that_lies_is_not_ranked(writer):
     assert not line.trusted and ranks(section.lines) == [None]
 
 
+def test_a_mean_over_seeds_that_were_asked_more_shows_it_before_and_after(writer, tmp_path):
+    """Seeds at 100 % and 60 % before, of which the first falls to 40 %: 80 before, 50 after."""
+    exam(writer, "at", [], range(60), seed=0)
+    writer.check("at", "underflow")
+    writer.training("at", "second", seed=1)
+    writer.cell("second", "clean@1()", range(N))
+    writer.cell("second", PGD, range(N), range(40))
+    writer.check("second")
+    _, section = rows(writer)
+    (line,) = section.lines
+    assert line.trusted and (line.before.accuracy, line.summary.accuracy) == (0.8, 0.5)
+    assert "80.0 → 50.0" in published(writer.ledger, tmp_path).read_text()
+
+
 def test_a_change_between_calls_that_shows_in_an_attack_counts_too(writer):
     """The checks before any attack did not see it; a record says it."""
     exam(writer, "patient", [])
