@@ -1,6 +1,7 @@
 """How well the checks notice: models that are broken on purpose, and false alarms on honest ones, as was measured.
 
-The figures lie beside this file as JSON, written by `make canaries`; where they are missing, the page says so.
+The figures lie beside this file as JSON, written by `make canaries` and `make
+false-alarms`; where they are missing, the page says so.
 """
 
 from __future__ import annotations
