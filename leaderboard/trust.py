@@ -211,8 +211,10 @@ def _judged(finding: Finding, exams: Mapping[Head, Exam], n: int, *, attacked: b
 def _decided(probe: str, exams: Mapping[Head, Exam], n: int) -> bool:
     """Whether a column of this name is decided on the first n images, but for those that another column felled."""
     images = Images.below(n) - Images.union(exam.fell for head, exam in exams.items() if head.strict)
+    if not images:  # nothing stands that it could be asked about
+        return n > 0
     return any(
-        n > 0 and head.strict and exam.members and images <= exam.decided
+        head.strict and exam.members and images <= exam.decided
         for head, exam in exams.items() if probe in named(head)
     )  # fmt: skip
 
