@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from bench.threat import ThreatModel, per_image_sum
     from bench.together import ranks, sum_over_ranks
     from bench.training import Mode, TrainJob, frozen
-    from bench.trust import is_stale, newest
+    from bench.trust import is_stale, lies, newest
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
 
@@ -149,6 +149,7 @@ __all__ = [
     "heat",
     "holm",
     "is_stale",
+    "lies",
     "locked",
     "nearest",
     "net",
@@ -199,7 +200,7 @@ _HOMES = {
         "threat": "ThreatModel per_image_sum",
         "together": "ranks sum_over_ranks",
         "training": "Mode TrainJob frozen",
-        "trust": "is_stale newest",
+        "trust": "is_stale lies newest",
         "victim": "Model",
         "zoo": "Finding Published Zoo",
     }.items()

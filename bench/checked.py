@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from bench.threat import ThreatModel
 from bench.victim import be_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from bench.evaluate import Subject
     from bench.exam import Dataset
@@ -137,7 +138,7 @@ def _recorded(
         seconds = round(time.perf_counter() - started, 3)
         record = CheckRecord(
             key=key, net=net, weights=weights, dataset=dataset.name, test=test, threat=threat, version=version,
-            n=found.images, doubts=doubted(found), figures=dict(found.figures),
+            n=found.images, doubts=doubted(found), figures=finite(found.figures),
             cost=Spent(forwards=found.forwards, backwards=found.backwards, seconds=seconds),
             **about(place.device, subject.tile, sandbox_of(subject.module)),
         )  # fmt: skip
@@ -145,9 +146,14 @@ def _recorded(
         return record
 
 
+def finite(figures: Mapping[str, float]) -> dict[str, float]:
+    """The figures that JSON has a word for."""
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
 def doubted(found: Checked) -> list[Doubted]:
     """Doubts as a record has them."""
     return [
-        Doubted(code=d.code, text=d.text, images=list(d.images), figures=dict(d.figures), what=d.what)
+        Doubted(code=d.code, text=d.text, images=list(d.images), figures=finite(d.figures), what=d.what)
         for d in found.doubts
     ]

@@ -125,7 +125,7 @@ def verdict(report: Report) -> str:
     if not made:
         return "Nothing could be compared: this ledger and the baseline have no column of a model in common."
     parts = [f"{len(regressed)} of {len(made)} comparisons regressed"] if regressed else []
-    parts += [f"{len(report.untrusted)} of {len(made)} are not to be trusted"] if report.untrusted else []
+    parts += [f"{len(report.untrusted)} of {len(made)} comparisons not to be trusted"] if report.untrusted else []
     parts += [f"{len(report.doubts)} forbidden doubts"] if report.doubts else []
     parts += [f"{len(report.dearer)} of {len(report.costs)} costs rose too much"] if report.dearer else []
     unsure = "not settled yet" if report.rules.sequential else "inconclusive"
@@ -278,8 +278,10 @@ def annotations_of(report: Report) -> Iterator[str]:
         yield _annotation(unsure, "Robustness missing", f"in the baseline, not here: {_some(report.missing)}")
     for what, doubt in report.doubts:
         yield _annotation("error", "Forbidden doubt", f"{what}: {doubt}")
+    told = {str(s) for c in report.untrusted for s in c.now}
     for what, doubt in report.fresh:
-        yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
+        if what not in told:
+            yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
     for rise in report.dearer:
         yield _annotation("error", "Cost rose", _dearer(rise, report.rules))
     if not report.comparisons:

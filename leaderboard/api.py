@@ -9,24 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
+
+from leaderboard.api_words import Address, Count, FindingOf, RuleOf, Seconds, Share
+from leaderboard.api_words import Strict as _Strict
 
 VERSION = 1
 FOLDER = "api/v1"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-Share = Annotated[float, Field(ge=0, le=1, description="a share of 1")]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Address = Annotated[str, Field(description="a path from the site's folder")]
-
-
-class _Strict:
-    """No other fields."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -149,6 +141,7 @@ class GroupOf(_Strict):
     results: dict[str, Several]
     summary: Several | None
     trusted: bool
+    before_probes: Several | None
 
 
 @dataclass(frozen=True)
@@ -214,34 +207,6 @@ class TrainingOf(_Strict):
     which: list[str]
     seconds: Seconds
     made: str
-
-
-@dataclass(frozen=True)
-class FindingOf(_Strict):
-    """A doubt about a model, its evidence, and what became of it.
-
-    code: its kind; empty where it has none.  probe: the column that it calls for.  state: settled (its probe was asked
-    on all images, and `worst` counts what it felled), open (it was not), for good (no attack can settle it), or told
-    (it does not say that the number lies).
-    """
-
-    code: str
-    text: str
-    state: Annotated[str, Field(pattern=r"^(settled|open|for good|told)$")]
-    probe: str | None
-    what: str
-    images: list[int]
-    figures: dict[str, float]
-
-
-@dataclass(frozen=True)
-class RuleOf(_Strict):
-    """A rule of the closed division, and what the records say of it."""
-
-    name: str
-    demand: str
-    verdict: Annotated[str, Field(pattern=r"^(passed|failed|not checked)$")]
-    evidence: str
 
 
 @dataclass(frozen=True)
@@ -357,7 +322,10 @@ class ParityCell(_Strict):
 
 @dataclass(frozen=True)
 class ParityRow(_Strict):
-    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours."""
+    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours.
+
+    doubts: those about our models that say that a number lies.
+    """
 
     row: str
     dataset: str
@@ -372,6 +340,7 @@ class ParityRow(_Strict):
     trained: str | None
     older: Count
     columns: dict[str, ParityCell]
+    doubts: list[str]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """How well the checks notice: models that are broken on purpose, and false alarms on honest ones, as was measured.
 
-The figures lie beside this file as JSON, written by `make canaries`; where they are missing, the page says so.
+The figures lie beside this file as JSON, written by `make canaries` and `make
+false-alarms`; where they are missing, the page says so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,6 +25,9 @@ class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # what scripts measure beside it is no concern of the page
 
 
+Share = Annotated[float | None, Field(ge=0, le=1)]
+
+
 class Canary(_Document):
     """What the checks said of a model that is broken on purpose, or of an honest control."""
 
@@ -32,6 +35,9 @@ class Canary(_Document):
     summary: str
     expected: str  # the code of the doubt that it must raise; empty for an honest one
     found: tuple[str, ...]
+    said: Share = None  # accuracy under PGD-100, which is what a board would say
+    probed: Share = None  # the same after the attacks that its doubts call for; None where it is not trusted
+    stands: Share = None  # what the truth is at most
 
     @property
     def right(self) -> bool:
@@ -65,27 +71,13 @@ class Canaries(_Document):
         return sum(not c.right for c in self.honest)
 
 
-class Alarms(_Document):
-    """How often each doubt is raised by models that were trained honestly."""
-
-    models: int = Field(ge=1)
-    about: str = ""  # which models
-    alarms: dict[str, int]  # code to models that raise it
-
-    @cached_property
-    def lines(self) -> list[Alarm]:
-        """A line a doubt, the most frequent first."""
-        found = [Alarm(code, times, self.models) for code, times in self.alarms.items()]
-        return sorted(found, key=lambda a: (-a.times, a.code))
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A doubt, and how many of the honest models raise it."""
+class Alarm(_Document):
+    """A doubt, and how many of the honest models that were looked at for it raise it."""
 
     code: str
-    times: int
-    models: int
+    raised: int = Field(ge=0)
+    models: int = Field(ge=1)
+    stage: str = ""  # when it is looked for: before, thorough, records
 
     @property
     def text(self) -> str:
@@ -95,7 +87,20 @@ class Alarm:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's, at 95 %."""
-        return wilson(self.times, self.models)
+        return wilson(self.raised, self.models)
+
+
+class Alarms(_Document):
+    """How often each doubt is raised by models that were trained honestly."""
+
+    models: int = Field(ge=1)
+    about: str = ""  # which models
+    rates: tuple[Alarm, ...]
+
+    @cached_property
+    def lines(self) -> list[Alarm]:
+        """A line a doubt, the most frequent first."""
+        return sorted(self.rates, key=lambda a: (-a.raised / a.models, a.code))
 
 
 def canaries(path: Path = CANARIES) -> Canaries | None:

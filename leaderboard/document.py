@@ -81,6 +81,7 @@ def _group(group: Group) -> dict[str, Any]:
         "numbers": {name: _spread(spread) for name, spread in group.numbers.items()},
         "summary": _spread(group.summary) if group.summary else None,
         "trusted": group.trusted,
+        "before_probes": _spread(group.before) if group.before else None,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from leaderboard import api, badges, formats, parity
+from leaderboard import api, api_words, badges, formats, parity
 from leaderboard.api import FOLDER
 from leaderboard.arithmetic import Spent
 from leaderboard.changes import Log, feed
@@ -140,6 +140,7 @@ def _group(group: Group, rank: list[int] | None) -> api.GroupOf:
         group.maker.defense, first.net, first.net_key, group.which, list(group.seeds),
         [row.weights for row in group.rows], rank, {name: _several(x) for name, x in group.numbers.items()},
         _several(group.summary) if group.summary else None, group.trusted,
+        _several(group.before) if group.before else None,
     )  # fmt: skip
 
 
@@ -150,8 +151,8 @@ def _result(x: Number) -> api.Result:
     )  # fmt: skip
 
 
-def _finding(x: Finding) -> api.FindingOf:
-    return api.FindingOf(x.code, x.text, x.state, x.asked or None, x.what, list(x.images), dict(x.figures))
+def _finding(x: Finding) -> api_words.FindingOf:
+    return api_words.FindingOf(x.code, x.text, x.state, x.asked or None, x.what, list(x.images), dict(x.figures))
 
 
 def _several(x: Spread) -> api.Several:
@@ -195,7 +196,7 @@ def _models(site: Site, path: str) -> Iterator[File]:
                     board, {head: _result(x) for head, x in row.numbers.items()},
                     _result(row.summary) if row.summary else None,
                     [api.Doubted(d.text, list(d.attacks)) for d in row.doubts], row.division, row.trusted,
-                    list(map(_finding, row.trust.findings)), [api.RuleOf(**vars(rule)) for rule in row.rules],
+                    list(map(_finding, row.trust.findings)), [api_words.RuleOf(**vars(rule)) for rule in row.rules],
                     _result(row.trust.before) if row.trust.before else None, row.trust.honesty,
                 )
                 for board, (_, row) in boards.items()

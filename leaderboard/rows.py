@@ -74,6 +74,11 @@ class Row:
         return self.trust.trusted
 
     @property
+    def before(self) -> Number | None:
+        """What summed it up before it was asked more; None where it was not."""
+        return self.trust.before
+
+    @property
     def honesty(self) -> float | None:
         """The share of images at which its gradients are the slopes of its answers."""
         return self.trust.honesty

@@ -112,6 +112,13 @@ class Group:
         """Whether every row may be ranked: a mean with a number that lies is no better."""
         return all(row.trusted for row in self.rows)
 
+    @cached_property
+    def before(self) -> Spread | None:
+        """What summed it up before some of its rows were asked more; None where none was."""
+        if all(row.before is None for row in self.rows):
+            return None
+        return _spread(self.rows, [row.before or row.summary for row in self.rows], True)
+
     @property
     def honesty(self) -> float | None:
         """The least of its rows' shares of images with honest gradients; None where none was measured."""

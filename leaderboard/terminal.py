@@ -130,7 +130,9 @@ def _footnote(section: Section) -> str:
     if any(r.summary and r.summary.bound for r in section.rows):
         said.append("≤ an upper bound: some column has not decided every image")
     if any(not r.trusted for r in section.rows):
-        said.append(f"{NOT_TRUSTED}: a doubt says that the number lies, and no attack has settled it; it has no rank")
+        open_ = any(f.state == "open" for r in section.rows for f in r.trust.findings)
+        more = ". bench run --escalate asks attacks that may settle it" if open_ else ""
+        said.append(f"{NOT_TRUSTED}: a doubt says that the number lies, and nothing settled it; it has no rank{more}")
     doubts = sum(len(r.doubts) for r in section.rows)
     if doubts:
         said.append(f"{doubts} {'doubt' if doubts == 1 else 'doubts'}: see the page or board.json")

@@ -7,6 +7,7 @@ the doubt, the row is not trusted: it keeps its numbers and has no rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -113,12 +114,17 @@ class Trust:
     @property
     def honesty(self) -> float | None:
         """The share of images at which the gradients are the slopes of the answers; None where it was not measured."""
-        return None if self.check is None else self.check.figures.get(HONESTY)
+        return self._share(HONESTY)
 
     @property
     def zero(self) -> float:
         """The share of images at which the margin's gradients are exactly zero, and so say nothing."""
-        return 0.0 if self.check is None else self.check.figures.get(ZERO, 0.0)
+        return self._share(ZERO) or 0.0
+
+    def _share(self, name: str) -> float | None:
+        """A figure of the checks; None where there is none, or a record holds what is no share."""
+        found = None if self.check is None else self.check.figures.get(name)
+        return found if found is not None and 0 <= found <= 1 else None
 
 
 def probes(codes: Iterable[str]) -> frozenset[str]:
@@ -166,8 +172,9 @@ def raised(
     for d in (d for check in checks for d in check.doubts):
         code = d.code if d.code in REASONS else code_of(d.text)
         found[code or d.text] = Finding(
-            code, d.text, "told", _probe(code), tuple(sorted(d.images)), tuple(sorted(d.figures.items())), d.what
-        )
+            code, d.text, "told", _probe(code), tuple(sorted(d.images)),
+            tuple(sorted((name, value) for name, value in d.figures.items() if math.isfinite(value))), d.what,
+        )  # fmt: skip
     for text in dict.fromkeys(text for record in records for text in record.doubts):
         if (code := code_of(text)) and not is_stale(text, checks):
             found.setdefault(code, Finding(code, text, "told", _probe(code)))
@@ -204,8 +211,10 @@ def _judged(finding: Finding, exams: Mapping[Head, Exam], n: int, *, attacked: b
 def _decided(probe: str, exams: Mapping[Head, Exam], n: int) -> bool:
     """Whether a column of this name is decided on the first n images, but for those that another column felled."""
     images = Images.below(n) - Images.union(exam.fell for head, exam in exams.items() if head.strict)
+    if not images:  # nothing stands that it could be asked about
+        return n > 0
     return any(
-        n > 0 and head.strict and exam.members and images <= exam.decided
+        head.strict and exam.members and images <= exam.decided
         for head, exam in exams.items() if probe in named(head)
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from bench import baseline, gate_report
 from bench.doubts import REASONS
 from bench.errors import IncompleteError
 from bench.gate import Rules, compare
+from bench.robustness import _message
 from bench.standing import Cost, Model, Question, Standing, Standings
 from tests.conftest import TINY
 
@@ -121,7 +122,7 @@ def test_a_number_that_newly_lies_does_not_pass():
     report = gate([standing(10)], [standing(0, doubts=(FLAT,))])
     assert report.exit_code == 4
     assert [c.verdict for c in report.comparisons] == ["not trusted"]
-    assert "1 of 1 are not to be trusted" in gate_report.verdict(report)
+    assert "1 of 1 comparisons not to be trusted" in gate_report.verdict(report)
     assert "Not trusted, since a new doubt says that the number lies" in " ".join(gate_report.sentences(report))
     assert gate_report.document(report)["not_trusted"] == [report.comparisons[0].name]
     (failure,) = ET.fromstring(gate_report.junit_xml(report)).iter("failure")
@@ -129,6 +130,7 @@ def test_a_number_that_newly_lies_does_not_pass():
     assert any(line.startswith("::error title=Robustness not to be trusted") for line in
                gate_report.annotations_of(report))  # fmt: skip
     assert "| not trusted |" in gate_report.page(report)
+    assert "  not to be trusted: digits: pgd linf:0.2" in _message(report, "baseline.json").splitlines()
 
 
 def test_what_the_baseline_knew_to_lie_is_told_and_does_not_fail():

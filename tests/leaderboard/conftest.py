@@ -91,7 +91,7 @@ class Writer:
     def check(self, weights, *codes, figures=None, images=(3, 5), version=1, what="", **changes):
         """What the checks before any attack said: these doubts, or none."""
         facts = {"net": self.net, "weights": sha(weights), "test": sha(self.dataset), "version": version}
-        facts |= {name: changes.pop(name) for name in list(changes) if name in facts}
+        facts |= {name: changes.pop(name) for name in list(changes) if name in {*facts, "threat"}}
         measured = {"gradient_honesty": 1.0, "gradient_error": 1e-9, "float64": 1.0} if figures is None else figures
         origin = {name: value for name, value in self.origin().items() if name != "source"}
         self.ledger.add(CheckRecord.model_validate({

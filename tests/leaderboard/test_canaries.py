@@ -13,7 +13,8 @@ from leaderboard.site import build
 
 from .test_boards import text
 
-BROKEN = {"name": "scaled", "summary": "logits times 10,000", "expected": "underflow", "found": ["underflow"]}
+BROKEN = {"name": "scaled", "summary": "logits times 10,000", "expected": "underflow", "found": ["underflow"],
+          "said": 1.0, "probed": 0.7, "stands": 0.68}  # fmt: skip
 HONEST = {"name": "at", "summary": "adversarially trained", "expected": "", "found": []}
 
 
@@ -41,11 +42,16 @@ def test_rates_are_those_of_the_file(writer, monkeypatch, tmp_path):
     measured(
         monkeypatch, tmp_path,
         CANARIES={"schema": "rampart/canaries-1", "canaries": [BROKEN, missed, HONEST, doubted]},
-        ALARMS={"models": 24, "about": "digits and MNIST", "alarms": {"rough": 3, "flat": 0}},
+        ALARMS={
+            "models": 24, "about": "trained honestly: 14 on digits, 10 on MNIST",
+            "rates": [{"code": "flat", "raised": 0, "models": 24}, {"code": "rough", "raised": 3, "models": 24}],
+        },
     )  # fmt: skip
     said = page(writer, tmp_path)
+    assert "logits times 10,000100.070.068.0underflow" in said
     assert "1 of 2 models that are broken on purpose are caught by the doubt that should, and 1 of 2 honest" in said
-    assert "Of 24 models that were trained honestly (digits and MNIST)" in said
+    assert "Of 24 models, trained honestly: 14 on digits, 10 on MNIST, so many" in said
+    assert said.index(REASONS["rough"].text) < said.index(REASONS["flat"].text)  # the most frequent first
     assert f"{REASONS['rough'].text}3 of 2412.54.3–31.0" in said  # Wilson's interval of 3 of 24
     assert f"{REASONS['flat'].text}0 of 240.00.0–13.8" in said
 

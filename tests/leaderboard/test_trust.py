@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 
 import pytest
 
-from bench import REASONS
+from bench import REASONS, CheckRecord
+from bench.records import Doubted
+from bench.standing import Standings
 from leaderboard.badges import said as badge_says
 from leaderboard.machines import pages as machine_pages
 from leaderboard.ranks import ranks
@@ -123,6 +126,20 @@ def test_a_mean_over_seeds_with_one_that_lies_is_not_ranked(writer):
     assert not line.trusted and ranks(section.lines) == [None]
 
 
+def test_a_mean_over_seeds_that_were_asked_more_shows_it_before_and_after(writer, tmp_path):
+    """Seeds at 100 % and 60 % before, of which the first falls to 40 %: 80 before, 50 after."""
+    exam(writer, "at", [], range(60), seed=0)
+    writer.check("at", "underflow")
+    writer.training("at", "second", seed=1)
+    writer.cell("second", "clean@1()", range(N))
+    writer.cell("second", PGD, range(N), range(40))
+    writer.check("second")
+    _, section = rows(writer)
+    (line,) = section.lines
+    assert line.trusted and (line.before.accuracy, line.summary.accuracy) == (0.8, 0.5)
+    assert "80.0 → 50.0" in published(writer.ledger, tmp_path).read_text()
+
+
 def test_a_change_between_calls_that_shows_in_an_attack_counts_too(writer):
     """The checks before any attack did not see it; a record says it."""
     exam(writer, "patient", [])
@@ -219,7 +236,7 @@ def test_the_pages_say_it_with_the_evidence_one_click_away(writer, tmp_path):
     writer.check("probed", "underflow")
     folder = published(writer.ledger, tmp_path).parent
     page = (folder / "index.html").read_text()
-    assert "asked more: worst 100.0 → 35.0" in page
+    assert "100.0 → 35.0</span>" in page
     said = text(folder / "index.html")
     assert "1 line is not trusted and not ranked." in said and "honest leads" in said
     (address,) = re.findall(r'<a href="(models/[^"]*)#doubts">why it is not trusted</a>', page)
@@ -310,3 +327,90 @@ def test_another_boards_models_keep_their_trust(tmp_path, writer):
     writer.check("model", "holds-images")
     trusted = {s.dataset: [r.trusted for r in s.rows] for s in table(writer.ledger).sections}
     assert trusted == {"digits": [False], "mnist": [True]}
+
+
+def test_the_gate_knows_what_the_checks_found(writer):
+    """Also where records are older than the checks; a newer version has the last word."""
+    exam(writer, "model", range(40))
+    writer.cell("model", "fgsm@1()", range(N), doubts=[REASONS["fickle"].text])
+    writer.column("fgsm", "fgsm@1()")
+    writer.check("model", "underflow")
+    said = {s.column: s.doubts for s in Standings.of(writer.ledger).every}
+    assert set(said) == {"clean", "pgd", "fgsm"}
+    assert set(said.values()) == {(REASONS["underflow"].text,)}
+    writer.check("model", version=2)
+    assert {s.doubts for s in Standings.of(writer.ledger).every} == {()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_board_and_gate_are_about_the_same_images(writer, seed):
+    """Whatever was asked and fell, of columns of one and of two attacks, strict or not, cut short or not."""
+    rng = random.Random(seed)
+    n, attacks = 60, ("a@1()", "b@1()")
+    lost = {i for i in range(n) if rng.random() < 0.2}
+    writer.training("model", "w")
+    writer.cell("w", "clean@1()", range(n), sorted(lost))
+    for attack in attacks:
+        end = rng.choice((10, 37, 50, 58, 59, n))
+        asked = [i for i in range(end) if i not in lost and (rng.random() < 0.97 or seed % 2)]
+        writer.cell("w", attack, asked, sorted(i for i in asked if rng.random() < 0.4))
+    writer.column("one", attacks[0])
+    writer.column("two", *attacks)
+    writer.column("loose", attacks[1], strict=False)
+    writer.column("short", *attacks, first=20)
+    (section,) = table(writer.ledger).sections
+    shown = {name: x for name, x in section.rows[0].numbers.items() if not x.bound}
+    gated = {s.column: s for s in Standings.of(writer.ledger).every}
+    assert set(gated) == set(shown)
+    for name, x in shown.items():
+        assert (gated[name].n, gated[name].n - len(gated[name].fell)) == (x.n, x.standing), name
+
+
+def test_a_probes_second_form_and_another_models_images_count_as_probes(writer):
+    """Two columns of one name are told apart by their keys; transfer is asked beside the probe without gradients."""
+    exam(writer, "flat", [], range(65), column="probe-blind", attack=BLIND)
+    exam(writer, "flat", [], range(60), column="probe-blind", attack="nes@1()")
+    exam(writer, "flat", [], range(70), column="transfer(surrogate='x')", attack="transfer@1(surrogate='x')")
+    writer.check("flat", "flat")
+    row = rows(writer)[0]["flat"]
+    assert row.trusted and (row.trust.before.accuracy, row.summary.accuracy) == (1.0, 0.3)
+
+
+def test_doubts_of_checks_under_a_threat_count_under_that_threat_alone(writer):
+    exam(writer, "model", range(40))
+    other = Writer(writer.ledger, threat="linf:0.2")
+    other.cell("model", PGD, range(N), range(60))
+    writer.check("model")
+    writer.check("model", "converges", threat="linf:0.2")
+    trusted = {s.threat: [r.trusted for r in s.rows] for s in table(writer.ledger).sections}
+    assert trusted == {"linf:0.1": [True], "linf:0.2": [False]}
+
+
+def test_a_doubt_of_a_version_that_is_not_known_is_told(writer):
+    """It is on the page with its evidence, and says nothing of trust that this version could judge."""
+    exam(writer, "model", range(40))
+    writer.check("model")
+    (check,) = (d for d in writer.ledger.all() if isinstance(d, CheckRecord))
+    doubt = {"code": "new", "text": "a doubt of tomorrow", "images": [1], "figures": {"share": 1.0}, "what": "x"}
+    writer.ledger.add(check.model_copy(update={"doubts": [Doubted(**doubt)], "made": "2027-01-01T00:00:00Z"}))
+    row = rows(writer)[0]["model"]
+    assert row.trusted and [(f.text, f.state) for f in row.trust.findings] == [("a doubt of tomorrow", "told")]
+    assert [d.text for d in row.doubts] == ["a doubt of tomorrow"]
+
+
+def test_whatever_a_record_of_checks_holds_is_text_and_no_number_that_json_lacks(writer, tmp_path):
+    """Markup, direction marks, a share of 7: the site is made, and says them as text or not at all."""
+    bad = "<script>alert(1)</script>\u202e"
+    exam(writer, "model", range(40))
+    writer.check("model", "flat", what=bad, figures={"gradient_honesty": 7.0, "zero_gradients_of_margin": -1e308})
+    (check,) = (d for d in writer.ledger.all() if isinstance(d, CheckRecord))
+    doubt = {"code": bad, "text": bad, "images": [10**6], "figures": {bad: 1e308}, "what": bad}
+    hostile = check.model_copy(update={"doubts": [*check.doubts, Doubted(**doubt)], "made": "2027"})
+    writer.ledger.add(hostile)
+    folder = published(writer.ledger, tmp_path).parent
+    for page in folder.rglob("*.html"):
+        assert "<script>alert" not in page.read_text() and "\u202e" not in page.read_text(), page
+    for path, content in files(writer).items():
+        if path.endswith(".json"):
+            json.loads(content, parse_constant=pytest.fail)
+    assert rows(writer)[0]["model"].honesty is None
