@@ -56,7 +56,7 @@ def gradients(writer, shape, images=(3, 9)):
 
 def large_eps(writer, shape, images=(3, 9)):
     """Of the first image every model is fooled, of the second none is."""
-    channels, side, classes = shape
+    channels, side, _ = shape
     rng = np.random.default_rng(1)
     labels = np.array([1, 0])
     taken = np.zeros((2, 3, 2), np.int64)
@@ -93,7 +93,6 @@ def interpolate(writer, shape, epochs=(), frames=20):
 
 def examples(writer, shape):
     """One image fell, one stands, one was misread before."""
-    channels, side, classes = shape
     rng = np.random.default_rng(3)
     images = pixels(rng, 3, shape).astype(np.float32) / 255
     arrays = {
@@ -102,7 +101,8 @@ def examples(writer, shape):
         "taken_for": np.array([1, 1, 1]), "fell": np.array([True, False, True]), "distance": np.full(3, 0.03),
     }  # fmt: skip
     settings = {
-        "records": [sha("record")], "attack": "pgd@1(steps=20)", "threat": "linf:0.03", "condition": "fog@1():3", "seed": 0,
+        "records": [sha("record")], "attack": "pgd@1(steps=20)", "threat": "linf:0.03", "condition": "fog@1():3",
+        "seed": 0,
     }  # fmt: skip
     rows = [
         ["3", "a", "a", "fell", "b", 0.03],
