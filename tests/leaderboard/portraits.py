@@ -65,6 +65,7 @@ def large_eps(writer, shape, images=(3, 9)):
         "adversarial": rng.random((2, 3, 2, channels, side, side), np.float32),
         "probability": np.full((2, 3, 2), 0.75, np.float32), "size": np.ones((2, 3, 2), np.float32),
     }  # fmt: skip
+    arrays["predicted"][2, 1] = 1  # the last model misread the second image before
     settings = {"threats": ["l2:4", "linf:0.3"], "steps": [40, 40], "step": [0.0375, 0.0375]}
     return kept(writer, "large-eps", arrays, ["image"], [["3"]], images=images, settings=settings), arrays
 

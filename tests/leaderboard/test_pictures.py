@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import DatasetCard
+from bench import DatasetCard, PictureModel
+from bench.records import as_levels
 from leaderboard.canvas import BLUE, RED, diverging, heads, levels
 from leaderboard.picture_interpolate import SECONDS, TIMES, spread, telling
 from leaderboard.pictures import CannotDraw, draw, of_model
@@ -103,7 +104,8 @@ def test_large_examples_say_what_they_are_taken_for(writer):
         root = tree(drawing)
         styles = {t.text: t.get("class") for t in root.iter(f"{SVG}text")}
         assert said(root).count("0 75 %") == 3 and styles["0 75 %"] == "wrong"
-        assert said(root).count("0 75 % ✓") == 3 and styles["0 75 % ✓"] == "name"
+        assert said(root).count("0 75 % ✓") == 2 and styles["0 75 % ✓"] == "name"
+        assert said(root).count("1 → 0 75 % ✓") == 1  # which was misread before
         pictures = shown(root)
         assert np.array_equal(pictures[2], levels(arrays["adversarial"][at, 1, 0]))
         assert found.settings["threats"][at] in drawing.caption
@@ -119,13 +121,13 @@ def test_the_lines_of_a_way_are_its_probabilities(writer):
     first = [tuple(map(float, point.split(","))) for point in lines[0].removeprefix("M").split("L")]
     heights = np.array([y for _, y in first])
     share = (heights.max() - heights) / (heights.max() - heights.min())
-    assert telling(arrays["probability"][0]) == [1, 0]
+    assert telling(arrays["probability"][0], 1) == [1, 0]
     p = arrays["probability"][0, :, 1]
     assert np.allclose(share, (p - p.min()) / (p.max() - p.min()), atol=0.01)
     frames = list(strip.iter(f"{SVG}image"))
     middles = [float(i.get("x")) + float(i.get("width")) / 2 for i in frames[:20]]
     assert np.allclose(middles, [x for x, _ in first], atol=1)
-    assert telling(np.full((5, 200), 0.005)) == [0]  # of many classes only those that matter
+    assert telling(np.full((5, 200), 0.005), 7) == [7, 0]  # of many classes only those that matter
 
 
 def test_an_animation_ends_soon_and_not_at_all_where_no_motion_is_wanted(writer):
@@ -174,6 +176,10 @@ def test_levels_and_maps_of_odd_values():
 
 def test_no_two_columns_have_the_same_name(writer):
     """Best and last, several seeds, and at last the weights tell models apart."""
+    assert PictureModel.model_validate(model("at(steps=7)", "l2:16/51")).short == "at l2:80/255"
+    assert [as_levels(t) for t in ("", "linf", "linf:0.3", "l2:1/3", "l2:1/7", "x/0")] == [
+        "", "linf", "linf:0.3", "l2:85/255", "l2:1/7", "x/0"
+    ]  # fmt: skip
     several = [model("at", "linf:0.1"), model("at", "linf:0.1", 0, "last"), model("at", "linf:0.1", 1), model("at", "")]
     found = kept(writer, "gradients", {"a": np.zeros(1)}, models=several)
     assert heads(found) == ["at linf:0.1 best seed 0", "at linf:0.1 last", "at linf:0.1 best seed 1", "at"]
