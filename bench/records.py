@@ -263,6 +263,15 @@ class CheckRecord(_Document):
         return self
 
 
+def as_levels(threat: str) -> str:
+    """A threat as papers write it: l2:16/51 is l2:80/255."""
+    norm, _, eps = threat.partition(":")
+    above, _, below = eps.partition("/")
+    if not (above.isdecimal() and below.isdecimal() and int(below) and 255 % int(below) == 0):
+        return threat
+    return f"{norm}:{int(above) * 255 // int(below)}/255"
+
+
 class PictureModel(_Document):
     """A model that a picture shows."""
 
@@ -276,7 +285,7 @@ class PictureModel(_Document):
     @property
     def short(self) -> str:
         """Few words for the head of a column: the defense's name and the threat."""
-        return f"{self.label.partition('(')[0]} {self.threat}".strip()
+        return f"{self.label.partition('(')[0]} {as_levels(self.threat)}".strip()
 
 
 class Picture(_Document):

@@ -20,7 +20,7 @@ Arrays = Mapping[str, "NDArray[Any]"]
 
 SAID = (
     "Frames lie on the straight line from the image to its adversarial example; beneath them the probability of each "
-    "class that matters on the way."
+    "class that matters on the way, first that of the label."
 )
 CELL, HIGH, LEFT, RIGHT = 42, 84, 34, 110  # pixels of a frame with its gap, of a plot, and beside it
 LINES = ("line", "line l1", "line l2", "line l3")
@@ -50,7 +50,9 @@ def _strips(found: Picture, arrays: Arrays, classes: Sequence[str], names: Seque
         parts.append(text(LEFT, y + 4, name, class_="head"))
         parts += [picture(LEFT + i * CELL, y + ROW, CELL - 2, levels(frames[row, i])) for i in range(count)]
         shares, end = arrays["probability"][row], float(arrays["distance"][row][-1])
-        parts += _plot(shares, classes, LEFT + CELL / 2 - 1, y + ROW + CELL + 10, (count - 1) * CELL, end)
+        parts += _plot(
+            shares, int(arrays["labels"][0]), classes, LEFT + CELL / 2 - 1, y + ROW + CELL + 10, (count - 1) * CELL, end
+        )
         first, last = int(shares[0].argmax()), int(shares[-1].argmax())
         said.append(
             f"{name}: {classes[first]} with {shares[0, first]:.0%}, at the end {classes[last]} with "
@@ -62,7 +64,7 @@ def _strips(found: Picture, arrays: Arrays, classes: Sequence[str], names: Seque
 
 
 def _plot(
-    shares: NDArray[Any], classes: Sequence[str], left: float, top: float, wide: float, end: float
+    shares: NDArray[Any], label: int, classes: Sequence[str], left: float, top: float, wide: float, end: float
 ) -> list[str]:  # fmt: skip
     """Probabilities over distance, under the frames: a line a class, named at its end."""
     across, up = Axis(0, len(shares) - 1, left, left + wide), Axis(0, 1, top + HIGH, top)
@@ -72,7 +74,7 @@ def _plot(
         text(left, top + HIGH + ROW, "distance 0", class_="small"),
         text(left + wide, top + HIGH + ROW, f"{end:.3g}", "end", "small"),
     ]
-    told = telling(shares)
+    told = telling(shares, label)
     for which, style in zip(told, LINES, strict=False):
         parts.append(path([(across.at(i), up.at(float(v))) for i, v in enumerate(shares[:, which])], style))
     for which, y in zip(told, _apart([up.at(float(shares[-1, c])) for c in told]), strict=True):
@@ -80,9 +82,9 @@ def _plot(
     return parts
 
 
-def telling(shares: NDArray[Any]) -> list[int]:
-    """The classes to draw: the first and the last that is predicted, then the most probable anywhere on the way."""
-    ends = [int(shares[0].argmax()), int(shares[-1].argmax())]
+def telling(shares: NDArray[Any], label: int) -> list[int]:
+    """The classes to draw: the label, the last and the first that is predicted, then the most probable on the way."""
+    ends = [label, int(shares[-1].argmax()), int(shares[0].argmax())]
     others = [int(c) for c in np.argsort(-shares.max(0), kind="stable") if shares[:, c].max() >= 0.05]
     return list(dict.fromkeys([*ends, *others]))[: len(LINES)]
 

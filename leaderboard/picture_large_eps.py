@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 SAID = (
     "Each image after steps that raise the cross-entropy with its label, within a radius that people see; above each "
-    "picture what the model takes it for, and with what probability. A tick says that the label is still read."
+    "picture what the model takes it for, and with what probability. A tick says that the label is still read, "
+    "and an arrow begins at what an image was taken for that was misread before."
 )
 
 
@@ -50,7 +51,9 @@ def _drawing(
             taken = int(arrays["taken_for"][at, column, row])
             sure = f"{100 * float(arrays['probability'][at, column, row]):.0f} %"
             x = (column + 1) * cell
-            said = f"{fit(classes[taken], cell - 52)} {sure}{' ✓' if taken == label else ''}"
+            before = int(arrays["predicted"][column, row])
+            was = "" if before == label else f"{fit(classes[before], 40)} → "
+            said = f"{was}{fit(classes[taken], cell - 52 - 7 * len(was))} {sure}{' ✓' if taken == label else ''}"
             parts.append(text(x, y + ROW - 4, said, class_="name" if taken == label else "wrong"))
             pixels = levels(arrays["adversarial"][at, column, row])
             parts.append(picture(x, y + ROW, side, pixels, f"{head}: taken for {classes[taken]}, {sure}"))
