@@ -68,15 +68,15 @@ def confusion(scene: Scene, columns: Sequence[str], under: str, n: int) -> Pictu
 def _exam(scene: Scene, shown: Shown, columns: Sequence[str], under: str) -> Exam:
     """The columns as they are asked of a model: under this threat, else under the one that it was trained for."""
     place, dataset = scene.place, scene.dataset
-    recipe = place.registry.parse("dataset", scene.dataset.name)
-    threat = ThreatModel.parse(under or shown.about.threat or getattr(recipe.plugin, "threat", ""))
+    assert scene.recipe is not None
+    threat = ThreatModel.parse(under or shown.about.threat or scene.threat)
     suite = Suite("ad hoc", ((tuple(columns), (str(Condition()),)),))
     found, attacks, questions, left_out = fitting(suite, place, threat, dataset)
     if left_out:
         raise IncompleteError(f"{', '.join(left_out)} cannot search {threat}")
     wanted = {name: column for name, column in found.items() if name != CLEAN or CLEAN in columns or len(found) > 1}
     return Exam(
-        dataset, recipe, threat, {}, (), {}, wanted, attacks, questions, ("best",), len(dataset.test), 0, "exact", (),
+        dataset, scene.recipe, threat, {}, (), {}, wanted, attacks, questions, ("best",), len(dataset.test), 0, "exact", (),
         {},
     )  # fmt: skip
 

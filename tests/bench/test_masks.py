@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from bench import Draws, ThreatModel, UsageError
+from bench import Draws, Picture, ThreatModel, UsageError
 from bench.cam import heat
 from bench.executors import Inline
 from bench.pictures_masks import CAMS, HEADS, Masked, attack, mask_of, masks
 from bench.place import Place
 from bench.portraits import scene
+from bench.records import picture_key
 from bench.request import Request, resolve
 from bench.run import run
 from defenses.part import Masks, important
@@ -154,6 +155,36 @@ def test_a_net_without_a_convolution_is_refused_by_name(place):
     with pytest.raises(UsageError, match=r"softmax-regression.*no convolution"):
         masks(seen(place, RECIPES[2], net="softmax-regression"), 0.875, 3, 0.25)
     assert sorted(place.ledger_root.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("channels", "side", "classes"), [(1, 8, 2), (3, 32, 10), (3, 64, 200), (3, 224, 9)])
+def test_gray_and_colour_small_and_large_many_classes(channels, side, classes):
+    """Every picture fits its paper, and what is misread is marked."""
+    rng = np.random.default_rng(0)
+    model = {"label": "part", "threat": "linf:0.3", "seed": 0, "which": "best", "net": "n", "weights": "a" * 64}
+    picture = Picture.model_validate({
+        "key": picture_key("masks", 1, [("n", "a" * 64)], "b" * 64, [5], {}), "kind": "masks", "version": 1,
+        "models": [model], "dataset": "some", "test": "b" * 64, "images": [5], "settings": {}, "heads": [], "rows": [],
+        "arrays": "c" * 64, "versions": {}, "commit": "", "made": "",
+        "machine": {"device": "cpu", "name": "", "threads": 1, "tile": 0},
+    })  # fmt: skip
+    arrays = {
+        "images": rng.integers(0, 256, (1, channels, side, side), np.uint8), "labels": np.array([classes - 1]),
+        "heat": rng.random((1, 3, 1, side, side)), "masks": rng.integers(0, 2, (1, 3, 1, side, side)),
+        "predicted": np.array([[0]]), "attacked": np.array([[classes - 1]]), "eps": np.array([0.3]),
+        "perturbations": rng.normal(0, 0.1, (1, 1, channels, side, side)), "snapshot_model": np.array([0]),
+        "snapshot_epoch": np.array([3]), "snapshot_heat": rng.random((1, 3, 1, side, side)),
+        "snapshot_predicted": np.array([[0]]),
+    }  # fmt: skip
+    made = drawings(picture, arrays, tuple(f"a class of number {k}" for k in range(classes)))
+    assert [d.name for d in made] == ["", "epochs"]
+    for drawing in made:
+        root = ET.fromstring(drawing.svg)
+        for e in root.iter(f"{SVG}image"):
+            assert float(e.get("x")) + float(e.get("width")) <= drawing.size[0] + 0.5
+            assert float(e.get("y")) + float(e.get("height")) <= drawing.size[1] + 0.5
+        assert any("wrong" in (e.get("class") or "") for e in root.iter(f"{SVG}text"))
+        assert root.findtext(f"{SVG}title") and root.findtext(f"{SVG}desc")
 
 
 def test_pixels_of_maps_masks_and_perturbations():
