@@ -76,8 +76,8 @@ def _exam(scene: Scene, shown: Shown, columns: Sequence[str], under: str) -> Exa
         raise IncompleteError(f"{', '.join(left_out)} cannot search {threat}")
     wanted = {name: column for name, column in found.items() if name != CLEAN or CLEAN in columns or len(found) > 1}
     return Exam(
-        dataset, scene.recipe, threat, {}, (), {}, wanted, attacks, questions, ("best",), len(dataset.test), 0, "exact", (),
-        {},
+        dataset, scene.recipe, threat, {}, (), {}, wanted, attacks, questions, ("best",), len(dataset.test), 0, "exact",
+        (), {},
     )  # fmt: skip
 
 

@@ -42,6 +42,20 @@ CIFAR_STUDY = Study(
     column="pgd-20", about="CIFAR-10 with a small ResNet; days on a CPU, hours on an accelerator",
 )  # fmt: skip
 
+
+# Also for fewer images than CIFAR-10 has: --dataset npz:FILE.
+def _short(epochs: int, drops: tuple[int, int], ramp: float) -> tuple[str, str]:
+    usual = f"epochs={epochs}, drops={drops}, lr=0.05, snapshots=1, augment='flip'"
+    return f"standard({usual})", f"at({usual}, steps=3, step=0.5, ramp={ramp})"
+
+
+CIFAR_SHORT_STUDY = Study(
+    "cifar10-short", "cifar10", "cnn",
+    eps=CIFAR_STUDY.eps, main=CIFAR_STUDY.main,
+    sizes=((0, *_short(8, (6, 8), 2.0)), (2_000, *_short(20, (15, 19), 5.0))),
+    column="pgd-20", n=1_000, about="CIFAR-10 in a short course of ours, for a CPU",
+)  # fmt: skip
+
 # 110 epochs of 300 steps of 256 images there are 33 of the 255,224 images that the training part has here.
 _RESTRICTED = "epochs=33, batch=256, nesterov=True, decay=1e-4, drops=(10, 19, 26, 29, 32), augment='crop-flip'"
 RESTRICTED_STUDY = Study(

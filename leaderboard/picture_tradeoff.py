@@ -59,14 +59,14 @@ class _Point:
 
 
 def outdone(found: Picture, by: Picture) -> bool:
-    """Whether another picture of the same study has more of its points, so that this one need not be shown."""
+    """Whether another picture of the same study has more of its points, or as many and is newer."""
     alike = all(found.settings.get(k) == by.settings.get(k) for k in ("study", "column", "n", "main"))
     return alike and found.test == by.test and _points(found) < _points(by)
 
 
-def _points(found: Picture) -> tuple[int, str]:
+def _points(found: Picture) -> tuple[int, str, str]:
     said = found.settings.get("points", 0)
-    return (said if isinstance(said, int) else 0), found.key
+    return (said if isinstance(said, int) else 0), found.made, found.key
 
 
 def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], _classes: Sequence[str]) -> list[Drawing]:
