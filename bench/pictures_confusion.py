@@ -46,15 +46,16 @@ class Matrix:
 def confusion(scene: Scene, columns: Sequence[str], under: str, n: int) -> Picture:
     """The matrices of the scene's models under each column; n 0: as many first images as all of them were asked."""
     exams = [_exam(scene, shown, columns, under) for shown in scene.models]
-    least = min(
-        _decided(scene.place, exam, shown, name)
+    decided = {
+        (shown.about.short, name, str(exam.threat)): _decided(scene.place, exam, shown, name)
         for exam, shown in zip(exams, scene.models, strict=True) for name in _named(exam)
-    )  # fmt: skip
+    }  # fmt: skip
+    (model, column, threat), least = min(decided.items(), key=lambda x: x[1])
     if not least or n > least:
         said = f"the first {least:,} test images" if least else "no image"
         raise IncompleteError(
-            f"{scene.place.ledger_root} decides {', '.join(columns)} of every model that is named on {said}; "
-            "bench run asks more, with the same --columns and --threat"
+            f"{scene.place.ledger_root} decides {column} at {threat} of {model} on {said}; bench run asks more, "
+            "with these --columns and this --threat"
         )
     found = [
         [matrix(scene.place, exam, shown, name, n or least) for name in _named(exam)]
