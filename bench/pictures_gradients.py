@@ -55,9 +55,9 @@ def _answer(scene: Scene, n: int) -> Answer:
         )
         named = zip(scene.names(scene.dataset.test.y[shown].tolist()), scene.names(predicted.tolist()), strict=True)
         for place, (label, said), numbers in zip(shown, named, figures, strict=True):
-            rows.append([model.about.short, str(place), label, said, *map(_finite, numbers)])
+            rows.append([model.about.short, str(place), label, said, *numbers])
     for model, (variation, aligned) in zip(scene.models, first, strict=True):
-        means = [_finite(float(np.nanmean(v))) if np.isfinite(v).any() else None for v in (variation, aligned)]
+        means = [float(np.nanmean(v)) if np.isfinite(v).any() else None for v in (variation, aligned)]
         rows.append([model.about.short, f"mean of the first {n}", "", "", *means, None])
     heads = ["model", "image", "label", "predicted", "total variation", "edge alignment", "sigma"]
     return Answer(arrays, heads, rows)
@@ -114,7 +114,3 @@ def alignment(grad: Tensor, x: Tensor) -> Tensor:
     edge = edges(x)
     sizes = per_image_sum(strength.square()).sqrt() * per_image_sum(edge.square()).sqrt()
     return per_image_sum(strength * edge) / sizes
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

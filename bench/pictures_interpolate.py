@@ -67,7 +67,7 @@ def _row(scene: Scene, model: Shown, where: str, distance: float, shares: np.nda
 
 
 def _way(scene: Scene, model: Shown, threat: ThreatModel, frames: int) -> Arrays:
-    """A model's frames, and what it says of each; images of the side ways as levels."""
+    """A model's frames, and what it says of each; all images but the last as levels."""
     x, y = scene.look(scene.images)
     asked = model.victim
     iterates = ascend(asked, x, y, threat, *rule(threat, scene.dataset.shape))
@@ -77,7 +77,8 @@ def _way(scene: Scene, model: Shown, threat: ThreatModel, frames: int) -> Arrays
     first = (x + float(threat.eps) * _shares(frames, x) * threat.uphill(grad)).clamp(0, 1)
     trajectory = torch.cat(iterates)
     return {
-        "frames": path.cpu().numpy(), "distance": distance.cpu().numpy(), "probability": _floats(asked, path),
+        "adversarial": x_adv[0].cpu().numpy(), "frames": _levels(path), "distance": distance.cpu().numpy(),
+        "probability": _floats(asked, path),
         "single": _levels(first), "single_probability": _floats(asked, first),
         "trajectory": _levels(trajectory), "trajectory_probability": _floats(asked, trajectory),
     }  # fmt: skip

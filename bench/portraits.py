@@ -7,6 +7,7 @@ Arrays and numbers go into the ledger, so that the board draws the same pictures
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,7 +63,13 @@ class Shown:
 
     def with_weights(self, weights: str) -> Subject:
         """Its net with other weights of the store: a snapshot's."""
-        return self.place.subject(self.about.net, weights, self.dataset.shape)
+        try:
+            return self.place.subject(self.about.net, weights, self.dataset.shape)
+        except RuntimeError as error:  # torch's, where they do not fit
+            raise UsageError(
+                f"{self.about.label} ({weights[:8]}) was trained on {self.training.dataset}; its weights are not those "
+                f"of a net for images of {self.dataset.name}"
+            ) from error
 
     @property
     def victim(self) -> Victim:
@@ -248,6 +255,11 @@ def known(place: Place, key: str) -> Picture | None:
     return None
 
 
+def _defined(value: str | float | None) -> str | int | float | None:
+    """The value, or None where it is no number."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def keep(
     place: Place, dataset: Dataset, answer: Answer, *, kind: str, version: int, models: Sequence[PictureModel],
     images: Sequence[int], settings: Mapping[str, Any],
@@ -260,8 +272,8 @@ def keep(
     document = Picture.model_validate({
         "key": key, "kind": kind, "version": version, "models": list(models), "dataset": dataset.name,
         "test": dataset.test.hash, "images": list(images), "settings": dict(settings), "heads": list(answer.heads),
-        "rows": [list(row) for row in answer.rows], "arrays": place.ledger.put_images(key, arrays),
-        **about(place.device, 0),
+        "rows": [[_defined(value) for value in row] for row in answer.rows],
+        "arrays": place.ledger.put_images(key, arrays), **about(place.device, 0),
     })  # fmt: skip
     place.ledger.add_dataset(dataset)
     place.ledger.add(document)

@@ -74,6 +74,7 @@ def _plot(
         text(left, top + HIGH + ROW, "distance 0", class_="small"),
         text(left + wide, top + HIGH + ROW, f"{end:.3g}", "end", "small"),
     ]
+    shares = np.nan_to_num(shares)
     told = telling(shares, label)
     for which, style in zip(told, LINES, strict=False):
         parts.append(path([(across.at(i), up.at(float(v))) for i, v in enumerate(shares[:, which])], style))

@@ -15,7 +15,7 @@ from bench.ledger import Ledger
 from bench.pictures_gradients import alignment, cross_entropy, edges, sigma, total_variation
 from bench.pictures_interpolate import line
 from bench.pictures_large_eps import ascend, rule, usual
-from bench.portraits import victim
+from bench.portraits import Answer, keep, victim
 from bench.records import Picture, Record, TrainingRecord, read_document
 from bench.threat import ThreatModel
 from tests.conftest import TINY
@@ -202,12 +202,15 @@ def test_the_way_to_an_example_ends_there(bench, here, tmp_path):
     words = ("interpolate", *BOTH, "--image", "2", "--eps", "l2:1", "--frames", "5")
     found, arrays = kept(tmp_path, drawn(bench, *words))
     assert arrays["frames"].shape == (2, 5, 1, 8, 8) and arrays["trajectory"].shape == (2, 41, 1, 8, 8)
-    last = np.rint(arrays["frames"][:, -1] * 255)
-    assert np.abs(last - arrays["trajectory"][:, -1]).max() <= 1
+    assert np.array_equal(arrays["frames"][:, -1], arrays["trajectory"][:, -1])
+    x = torch.from_numpy(arrays["images"]).float() / 255
     assert np.allclose(arrays["probability"].sum(2), 1, atol=1e-6)
     for m, about in enumerate(found.models):
         subject = here.subject(about.net, about.weights, Shape(10, 1, 8))
-        p = subject.module(torch.from_numpy(arrays["frames"][m])).softmax(1).detach().numpy()
+        path, at = line(x, torch.from_numpy(arrays["adversarial"][m])[None], 5)
+        assert np.abs(arrays["frames"][m] / 255 - path.numpy()).max() <= 0.5 / 255 + 1e-6
+        assert np.allclose(arrays["distance"][m], at)
+        p = subject.module(path).softmax(1).detach().numpy()
         assert np.allclose(arrays["probability"][m], p, atol=1e-5)
         for frame, row in enumerate(found.rows[5 * m : 5 * m + 5]):
             assert row[1] == f"frame {frame + 1}" and row[3] == str(p[frame].argmax())
@@ -226,7 +229,7 @@ def test_examples_over_epochs_need_snapshots(bench, here, tmp_path):
         tmp_path, drawn(bench, "interpolate", *train, "--epochs", "--eps", "l2:1", "--weights", "last")
     )
     assert arrays["epoch_0"].tolist() == [1, 2, 3]
-    assert np.allclose(arrays["epoch_examples_0"][-1], arrays["frames"][0, -1], atol=1e-6)
+    assert np.allclose(arrays["epoch_examples_0"][-1], arrays["adversarial"][0], atol=1e-6)
     assert [row[1] for row in found.rows[-3:]] == ["epoch 1", "epoch 2", "epoch 3"]
     assert found.rows[-1][3:] == pytest.approx(found.rows[-4][3:], abs=1e-5)
 
@@ -349,3 +352,37 @@ def test_a_ledger_with_pictures_is_whole_and_merges(bench, here, tmp_path):
     sidecar.unlink()
     assert bench("ledger", "verify").returncode == 4
     assert bench("ledger", "merge", "ledger", "--ledger", "third").returncode == 4
+
+
+def test_colour_images_of_two_classes_are_shown_too(bench, tmp_path):
+    """A linear net on small photographs; an image that is misread to begin with; weights that do not fit are named."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (60, 3, 16, 16)).astype(np.uint8)
+    y = rng.permutation(np.arange(60) % 2)  # which nothing tells
+    np.savez(tmp_path / "noise.npz", x_train=x, y_train=y, x_test=x[::-1], y_test=y[::-1])
+    common = ("--dataset", "npz:noise.npz", "--defense", "quick", "--net", "tiny", *PLUGIN)
+    words = ("--columns", "slow", "--store", "results/store", "-n", "20", "--executor", "inline")
+    assert bench("run", *common, *words).returncode == 0
+    ledger = Ledger(tmp_path / "results" / "ledger")
+    for kind in ("gradients", "large-eps"):
+        said = drawn(
+            bench, kind, *common, "--images", "0,1,2,3,4,5,6,7", *(("-n", "60") if kind == "gradients" else ())
+        )
+        (found,) = ledger.of(said["key"], Picture)
+        arrays = ledger.arrays(found)
+        assert (arrays["predicted"][0] != arrays["labels"]).any() and arrays["images"].shape == (8, 3, 16, 16)
+    drawn(bench, "interpolate", *common)
+    record = next(r for r in ledger.all() if isinstance(r, Record) and r.threat)
+    drawn(bench, "examples", "--record", record.key, *PLUGIN)
+    weights = next(t for t in ledger.all() if isinstance(t, TrainingRecord)).weights["best"]
+    done = bench("figure", "gradients", "--model", weights, "--dataset", "digits", *PLUGIN)
+    assert done.returncode == 2 and "its weights are not those of a net for images of digits" in done.stderr
+
+
+def test_numbers_that_are_not_defined_are_left_open(here):
+    """NaN and infinity become None, and the document can be read again."""
+    dataset = here.dataset(here.registry.parse("dataset", "digits"))
+    answer = Answer({"a": np.zeros(2)}, ["x", "y", "z"], [["one", float("nan"), float("inf")], ["two", 1, 0.5]])
+    made = keep(here, dataset, answer, kind="gradients", version=1, models=[], images=[0], settings={})
+    assert made.rows == [["one", None, None], ["two", 1, 0.5]]
+    assert here.ledger.of(made.key, Picture) == [made]
