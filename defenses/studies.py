@@ -56,7 +56,7 @@ CIFAR_SHORT_STUDY = Study(
     column="pgd-20", n=1_000, about="CIFAR-10 in a short course of ours, for a CPU",
 )  # fmt: skip
 
-# 110 epochs of 300 steps of 256 images there are 33 of the 255,224 images that the training part has here.
+# 110 epochs of 300 steps of 256 images there are 33 of the about 257,000 that the training part has here.
 _RESTRICTED = "epochs=33, batch=256, nesterov=True, decay=1e-4, drops=(10, 19, 26, 29, 32), augment='crop-flip'"
 RESTRICTED_STUDY = Study(
     "restricted-imagenet", "restricted-imagenet(train=True)", "torchvision(name='resnet50')",
