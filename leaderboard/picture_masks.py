@@ -89,7 +89,8 @@ def _words(found: Picture, arrays: Mapping[str, NDArray[Any]], names: Sequence[s
 
 def gray(image: NDArray[Any]) -> NDArray[np.uint8]:
     """An image (C, H, W) as gray pixels, on which the colour of heat is seen."""
-    return np.rint(levels(image).mean(2, keepdims=True)).astype(np.uint8)
+    found: NDArray[np.uint8] = np.rint(levels(image).mean(2, keepdims=True)).astype(np.uint8)
+    return found
 
 
 def heated(warm: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
