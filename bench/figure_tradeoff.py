@@ -28,6 +28,7 @@ NAMED = 12  # missing points that are named
 @click.option("--sizes", default="", metavar="0,500", callback=numbers,
               help="only with so many training images, 0 for all; default: each of the study's")  # fmt: skip
 @click.option("--dataset", default="", metavar="RECIPE", help="in place of the study's: npz:FILE")
+@click.option("--net", default="", metavar="RECIPE", help="in place of the study's")
 @option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=numbers, help="training seeds")
 @option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: the study's")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
@@ -37,7 +38,7 @@ NAMED = 12  # missing points that are named
 @option("--workers", type=click.IntRange(min=1), help="processes; default: one a core")
 @place_options
 def command(
-    preset: str, start: bool, planned: bool, sizes: tuple[int, ...], dataset: str, seeds: tuple[int, ...],
+    preset: str, start: bool, planned: bool, sizes: tuple[int, ...], dataset: str, net: str, seeds: tuple[int, ...],
     n: int | None, executor: str, workers: int | None, **options: Any,
 ) -> None:  # fmt: skip
     """Accuracy over the eps of training and of examination, and over training images.
@@ -58,7 +59,7 @@ def command(
 
         with prints_aside():
             place = place_of(options)
-            study = _study(place, preset, dataset)
+            study = _study(place, preset, dataset, net)
             sat = sittings(study, place, sizes, seeds, n or 0)
             if planned:
                 plan = _plan(place, sat)
@@ -72,7 +73,7 @@ def command(
         from bench.pictures_tradeoff import tradeoff
         from bench.study import sittings
 
-        study = _study(place, preset, dataset)
+        study = _study(place, preset, dataset, net)
         found, lacking = tradeoff(study, sittings(study, place, sizes, seeds, n or 0), place)
         missing.extend(lacking)
         return found, lacking[:NAMED]
@@ -86,12 +87,12 @@ def command(
         say(f"{len(missing)} points are missing; --plan says what they cost, and --run makes them.")
 
 
-def _study(place: Place, preset: str, dataset: str) -> Study:
-    """The study of that name, on another data set if one is named."""
+def _study(place: Place, preset: str, dataset: str, net: str) -> Study:
+    """The study of that name, on another data set or of another net if one is named."""
     from dataclasses import replace
 
     study = place.registry.study(preset)
-    return replace(study, dataset=dataset) if dataset else study
+    return replace(study, dataset=dataset or study.dataset, net=net or study.net)
 
 
 def _run(place: Place, sat: Sequence[Sitting], executor: str, workers: int | None) -> list[Exception]:

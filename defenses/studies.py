@@ -27,6 +27,12 @@ MNIST_STUDY = Study(
 )  # fmt: skip
 
 
+MIXED_STUDY = Study(
+    "mnist-mixed", "mnist", "cnn", eps=MNIST_STUDY.eps, main=MNIST_STUDY.main, sizes=((0, "standard", "at(mix=0.5)"),),
+    column=MNIST_STUDY.column, n=MNIST_STUDY.n, about="MNIST, where half of the loss is on clean images",
+)  # fmt: skip
+
+
 def _cifar(epochs: int, drops: tuple[int, int]) -> tuple[str, str]:
     return f"standard(epochs={epochs}, drops={drops})", f"at(epochs={epochs}, drops={drops}, steps=7)"
 

@@ -60,7 +60,7 @@ class _Point:
 
 def outdone(found: Picture, by: Picture) -> bool:
     """Whether another picture of the same study has more of its points, or as many and is newer."""
-    alike = all(found.settings.get(k) == by.settings.get(k) for k in ("study", "column", "n", "main"))
+    alike = all(found.settings.get(k) == by.settings.get(k) for k in ("study", "net", "column", "n", "main"))
     return alike and found.test == by.test and _points(found) < _points(by)
 
 
