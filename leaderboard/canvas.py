@@ -46,12 +46,10 @@ class Drawing:
     said: str  # for who does not see it
     svg: str
     size: tuple[int, int]
-    moves: bool = False  # whether it is an animation
+    still: str = ""  # of an animation: the same SVG without motion
 
 
-def draw(
-    name: str, caption: str, said: str, size: tuple[float, float], *inside: str, style: str = "", moves: bool = False
-) -> Drawing:
+def draw(name: str, caption: str, said: str, size: tuple[float, float], *inside: str, style: str = "") -> Drawing:
     """A whole drawing: its caption as the title, what it shows in words as the description."""
     width, height = round(size[0]) + 2 * EDGE, round(size[1]) + 2 * EDGE
     markup = tag(
@@ -65,7 +63,7 @@ def draw(
         role="img",
         aria_labelledby="title", aria_describedby="desc",
     )  # fmt: skip
-    return Drawing(name, printable(caption), printable(said), markup + "\n", (width, height), moves)
+    return Drawing(name, printable(caption), printable(said), markup + "\n", (width, height))
 
 
 def picture(x: float, y: float, side: float, pixels: NDArray[np.uint8], said: str = "") -> str:

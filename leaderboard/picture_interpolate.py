@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -120,9 +121,10 @@ def _film(found: Picture, arrays: Arrays, classes: Sequence[str], names: Sequenc
         said = f"ends as {classes[last]}"
         parts.append(text(x, 44 + side + ROW, fit(said, cell), class_="name" if last == label else "wrong"))
     travel = f"transform:translateX(-{(count - 1) * side}px)"
+    rest = f".film{{{travel}}}"
     style = (
-        f"@keyframes run{{from{{transform:translateX(0)}}to{{{travel}}}}}"
-        f".film{{{travel};animation:run {SECONDS}s steps({count},jump-none) {TIMES} alternate both}}"
+        f"{rest}@keyframes run{{from{{transform:translateX(0)}}to{{{travel}}}}}"
+        f".film{{animation:run {SECONDS}s steps({count},jump-none) {TIMES} alternate both}}"
         "@media(prefers-reduced-motion:reduce){.film{animation:none}}"
     )
     caption = f"The same as an animation of {SECONDS * TIMES:.1f} seconds"
@@ -130,7 +132,9 @@ def _film(found: Picture, arrays: Arrays, classes: Sequence[str], names: Sequenc
     moved = (
         f"{what[0].upper()}{what[1:]} turns into its adversarial example within {found.settings['threat']}, and back"
     )
-    return draw("animation", caption, f"{moved}, for {', '.join(names)}.", size, *parts, style=style, moves=True)
+    words = f"{moved}, for {', '.join(names)}."
+    still = draw("animation", caption, words, size, *parts, style=rest)
+    return replace(draw("animation", caption, words, size, *parts, style=style), still=still.svg)
 
 
 def _epochs(found: Picture, arrays: Arrays, classes: Sequence[str], names: Sequence[str], what: str) -> Drawing:

@@ -156,6 +156,8 @@ def pages(site: Site) -> Iterator[File]:
     for figure in site.pictures:
         for drawing in figure.drawings:
             yield File(figure.path(drawing.name), drawing.svg.encode())
+            if drawing.still:  # browsers do not tell a picture that its reader wants no motion; the page knows
+                yield File(figure.path(f"{drawing.name}-still"), drawing.still.encode())
         yield File(figure.path(ending="csv"), _csv(figure.picture).encode())
     by_data: dict[str, list[Figure]] = {}
     for figure in site.pictures:

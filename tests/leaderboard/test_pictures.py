@@ -133,9 +133,11 @@ def test_the_lines_of_a_way_are_its_probabilities(writer):
 def test_an_animation_ends_soon_and_not_at_all_where_no_motion_is_wanted(writer):
     """Less than five seconds; all frames are there; reduced motion leaves the last one."""
     found, arrays = interpolate(writer, (1, 28, 10), frames=7)
-    film = next(d for d in draw(found, writer.ledger, names(10)) if d.moves)
+    film = next(d for d in draw(found, writer.ledger, names(10)) if d.still)
     assert SECONDS * TIMES < 5 and "infinite" not in film.svg
     assert "@media(prefers-reduced-motion:reduce){.film{animation:none}}" in film.svg
+    assert "animation:" in film.svg and "animation:" not in film.still and "@keyframes" not in film.still
+    assert shown(ET.fromstring(film.still))[-1].shape == (28, 28)
     assert "steps(7,jump-none)" in film.svg and "translateX(-672px)" in film.svg.replace(f"{6 * 112}", "672")
     windows = [w for w in tree(film) if w.tag == f"{SVG}svg"]
     for column, window in enumerate(windows):
@@ -218,6 +220,9 @@ def test_the_board_shows_them_on_the_page_of_each_model_and_in_one_gallery(fille
         rows = list(csv.reader(found[figure.path(ending="csv")].decode().splitlines()))
         assert rows[0] == made[figure.picture.kind].heads and len(rows) == 1 + len(made[figure.picture.kind].rows)
     images = [e.get("src") for e in elements(gallery, "img")]
+    (still,) = elements(gallery, "source")  # in place of the animation, where no motion is wanted
+    assert still.get("media") == "(prefers-reduced-motion: reduce)"
+    images.append(still.get("srcset"))
     assert sorted(images) == sorted(p for p in found if p.startswith("pictures/") and p.endswith(".svg"))
     assert all(len(e.get("alt")) > 20 for e in elements(gallery, "img"))
     of_at = sha("at(steps=7) linf:0.1 0 best")
