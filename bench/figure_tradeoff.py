@@ -13,6 +13,7 @@ from bench.console import print_json, prints_aside, say
 from bench.options import Command, executor_options, numbers, option
 
 if TYPE_CHECKING:
+    from bench.exam import Study
     from bench.place import Place
     from bench.records import Picture
     from bench.study import Sitting
@@ -26,6 +27,8 @@ NAMED = 12  # missing points that are named
 @click.option("--plan", "planned", is_flag=True, help="say what is missing and what it costs; nothing is drawn")
 @click.option("--sizes", default="", metavar="0,500", callback=numbers,
               help="only with so many training images, 0 for all; default: each of the study's")  # fmt: skip
+@click.option("--dataset", default="", metavar="RECIPE", help="in place of the study's: npz:FILE")
+@click.option("--net", default="", metavar="RECIPE", help="in place of the study's")
 @option("--seeds", default="0", show_default=True, metavar="0,1,2", callback=numbers, help="training seeds")
 @option("-n", "--n", type=click.IntRange(min=1), help="the first N test images; default: the study's")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
@@ -33,8 +36,8 @@ NAMED = 12  # missing points that are named
 @executor_options
 @place_options
 def command(
-    preset: str, start: bool, planned: bool, sizes: tuple[int, ...], seeds: tuple[int, ...], n: int | None,
-    **options: Any,
+    preset: str, start: bool, planned: bool, sizes: tuple[int, ...], dataset: str, net: str, seeds: tuple[int, ...],
+    n: int | None, **options: Any,
 ) -> None:  # fmt: skip
     """Accuracy over the eps of training and of examination, and over training images.
 
@@ -50,9 +53,12 @@ def command(
     failed: list[Exception] = []
     missing: list[str] = []
     if planned or start:
+        from bench.study import sittings
+
         with prints_aside():
             place = place_of(options)
-            sat = _sittings(place, preset, sizes, seeds, n)
+            study = _study(place, preset, dataset, net)
+            sat = sittings(study, place, sizes, seeds, n or 0)
             if planned:
                 plan = _plan(place, sat)
             else:
@@ -63,8 +69,10 @@ def command(
 
     def make(place: Place) -> tuple[Picture, tuple[str, ...]]:
         from bench.pictures_tradeoff import tradeoff
+        from bench.study import sittings
 
-        found, lacking = tradeoff(place.registry.study(preset), _sittings(place, preset, sizes, seeds, n), place)
+        study = _study(place, preset, dataset, net)
+        found, lacking = tradeoff(study, sittings(study, place, sizes, seeds, n or 0), place)
         missing.extend(lacking)
         return found, lacking[:NAMED]
 
@@ -77,12 +85,12 @@ def command(
         say(f"{len(missing)} points are missing; --plan says what they cost, and --run makes them.")
 
 
-def _sittings(
-    place: Place, preset: str, sizes: Sequence[int], seeds: Sequence[int], n: int | None
-) -> list[Sitting]:  # fmt: skip
-    from bench.study import sittings
+def _study(place: Place, preset: str, dataset: str, net: str) -> Study:
+    """The study of that name, on another data set or of another net if one is named."""
+    from dataclasses import replace
 
-    return sittings(place.registry.study(preset), place, sizes, seeds, n or 0)
+    study = place.registry.study(preset)
+    return replace(study, dataset=dataset or study.dataset, net=net or study.net)
 
 
 def _run(place: Place, sat: Sequence[Sitting], options: Mapping[str, Any]) -> list[Exception]:

@@ -46,15 +46,16 @@ class Matrix:
 def confusion(scene: Scene, columns: Sequence[str], under: str, n: int) -> Picture:
     """The matrices of the scene's models under each column; n 0: as many first images as all of them were asked."""
     exams = [_exam(scene, shown, columns, under) for shown in scene.models]
-    least = min(
-        _decided(scene.place, exam, shown, name)
+    decided = {
+        (shown.about.short, name, str(exam.threat)): _decided(scene.place, exam, shown, name)
         for exam, shown in zip(exams, scene.models, strict=True) for name in _named(exam)
-    )  # fmt: skip
+    }  # fmt: skip
+    (model, column, threat), least = min(decided.items(), key=lambda x: x[1])
     if not least or n > least:
         said = f"the first {least:,} test images" if least else "no image"
         raise IncompleteError(
-            f"{scene.place.ledger_root} decides {', '.join(columns)} of every model that is named on {said}; "
-            "bench run asks more, with the same --columns and --threat"
+            f"{scene.place.ledger_root} decides {column} at {threat} of {model} on {said}; bench run asks more, "
+            "with these --columns and this --threat"
         )
     found = [
         [matrix(scene.place, exam, shown, name, n or least) for name in _named(exam)]
@@ -68,16 +69,16 @@ def confusion(scene: Scene, columns: Sequence[str], under: str, n: int) -> Pictu
 def _exam(scene: Scene, shown: Shown, columns: Sequence[str], under: str) -> Exam:
     """The columns as they are asked of a model: under this threat, else under the one that it was trained for."""
     place, dataset = scene.place, scene.dataset
-    recipe = place.registry.parse("dataset", scene.dataset.name)
-    threat = ThreatModel.parse(under or shown.about.threat or getattr(recipe.plugin, "threat", ""))
+    assert scene.recipe is not None
+    threat = ThreatModel.parse(under or shown.about.threat or scene.threat)
     suite = Suite("ad hoc", ((tuple(columns), (str(Condition()),)),))
     found, attacks, questions, left_out = fitting(suite, place, threat, dataset)
     if left_out:
         raise IncompleteError(f"{', '.join(left_out)} cannot search {threat}")
     wanted = {name: column for name, column in found.items() if name != CLEAN or CLEAN in columns or len(found) > 1}
     return Exam(
-        dataset, recipe, threat, {}, (), {}, wanted, attacks, questions, ("best",), len(dataset.test), 0, "exact", (),
-        {},
+        dataset, scene.recipe, threat, {}, (), {}, wanted, attacks, questions, ("best",), len(dataset.test), 0, "exact",
+        (), {},
     )  # fmt: skip
 
 

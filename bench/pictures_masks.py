@@ -7,7 +7,7 @@ attack has its whole budget, elsewhere `low` of it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from bench.cam import Cam, heat, outlying, within
 from bench.draws import Draws
 from bench.errors import UsageError
 from bench.portraits import Answer, Arrays, Row, Scene, Shown, picture
-from bench.recipe import DatasetLoader
 from bench.threat import ThreatModel
 from bench.training import frozen
 
@@ -104,8 +103,7 @@ def mask_of(maps: Tensor) -> Tensor:
 
 def _threat(scene: Scene, shown: Shown) -> ThreatModel:
     """What the model was trained for; of standard training the data set's own threat."""
-    plugin = scene.place.registry.parse("dataset", shown.training.dataset).plugin if not shown.about.threat else None
-    return ThreatModel.parse(shown.about.threat or cast("DatasetLoader", plugin).threat)
+    return ThreatModel.parse(shown.about.threat or scene.threat)
 
 
 def _perturbed(

@@ -49,7 +49,7 @@ def tradeoff(study: Study, sat: Sequence[Sitting], place: Place) -> tuple[Pictur
     trained = {arm: record for arm in order if (record := found.get(arm)) is not None}
     models = [_model(record) for record in trained.values()]
     settings = {
-        "study": study.name, "column": study.column, "n": there[0].n,
+        "study": study.name, "net": study.net, "column": study.column, "n": there[0].n,
         "main": [f"{norm}:{eps}" for norm, eps in study.main], "points": len(there), "missing": len(missing),
     }  # fmt: skip
     key = key_of("tradeoff", VERSION, models, dataset.test.hash, (), settings)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from bench.exam import Dataset
     from bench.obtain import Lesson
     from bench.place import Place
+    from bench.recipe import Recipe
 
 Arrays = dict[str, "NDArray[np.generic]"]
 Row = list[str | int | float | None]
@@ -100,6 +101,12 @@ class Scene:
     models: tuple[Shown, ...]
     images: tuple[int, ...]
     left_out: tuple[str, ...] = ()  # what was asked for and is not there
+    recipe: Recipe | None = None  # of the data set
+
+    @property
+    def threat(self) -> str:
+        """The data set's own threat, under which a model is shown that was trained for none."""
+        return str(getattr(self.recipe and self.recipe.plugin, "threat", ""))
 
     def look(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Test images in [0, 1] (n, C, H, W) and their labels (n,)."""
@@ -123,7 +130,8 @@ def scene(place: Place, options: Mapping[str, Any]) -> Scene:
     be_exact(THREADS)
     by_hash = [_by_hash(place, prefix) for prefix in options["models"]]
     name = options["dataset"] or (by_hash[0][0].dataset if by_hash else "digits")
-    dataset = place.dataset(place.registry.parse("dataset", name))
+    recipe = place.registry.parse("dataset", name)
+    dataset = place.dataset(recipe)
     found: dict[tuple[str, str], Shown] = {}
     left_out: list[str] = []
     for text in options["defenses"]:
@@ -148,7 +156,7 @@ def scene(place: Place, options: Mapping[str, Any]) -> Scene:
         found.setdefault((training.net, weights), Shown(about_it, training, place, dataset))
     if not found:
         raise UsageError("which models? Name them by --defense RECIPE… or by --model HASH…")
-    return Scene(place, dataset, tuple(found.values()), _places(dataset, options["images"]), tuple(left_out))
+    return Scene(place, dataset, tuple(found.values()), _places(dataset, options["images"]), tuple(left_out), recipe)
 
 
 def _places(dataset: Dataset, asked: Sequence[int]) -> tuple[int, ...]:

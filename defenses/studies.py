@@ -27,6 +27,12 @@ MNIST_STUDY = Study(
 )  # fmt: skip
 
 
+MIXED_STUDY = Study(
+    "mnist-mixed", "mnist", "cnn", eps=MNIST_STUDY.eps, main=MNIST_STUDY.main, sizes=((0, "standard", "at(mix=0.5)"),),
+    column=MNIST_STUDY.column, n=MNIST_STUDY.n, about="MNIST, where half of the loss is on clean images",
+)  # fmt: skip
+
+
 def _cifar(epochs: int, drops: tuple[int, int]) -> tuple[str, str]:
     return f"standard(epochs={epochs}, drops={drops})", f"at(epochs={epochs}, drops={drops}, steps=7)"
 
@@ -42,7 +48,21 @@ CIFAR_STUDY = Study(
     column="pgd-20", about="CIFAR-10 with a small ResNet; days on a CPU, hours on an accelerator",
 )  # fmt: skip
 
-# 110 epochs of 300 steps of 256 images there are 33 of the 255,224 images that the training part has here.
+
+# Also for fewer images than CIFAR-10 has: --dataset npz:FILE.
+def _short(epochs: int, drops: tuple[int, int], ramp: float) -> tuple[str, str]:
+    usual = f"epochs={epochs}, drops={drops}, lr=0.05, snapshots=1, augment='flip'"
+    return f"standard({usual})", f"at({usual}, steps=3, step=0.5, ramp={ramp})"
+
+
+CIFAR_SHORT_STUDY = Study(
+    "cifar10-short", "cifar10", "cnn",
+    eps=CIFAR_STUDY.eps, main=CIFAR_STUDY.main,
+    sizes=((0, *_short(8, (6, 8), 2.0)), (2_000, *_short(20, (15, 19), 5.0))),
+    column="pgd-20", n=1_000, about="CIFAR-10 in a short course of ours, for a CPU",
+)  # fmt: skip
+
+# 110 epochs of 300 steps of 256 images there are 33 of the about 257,000 that the training part has here.
 _RESTRICTED = "epochs=33, batch=256, nesterov=True, decay=1e-4, drops=(10, 19, 26, 29, 32), augment='crop-flip'"
 RESTRICTED_STUDY = Study(
     "restricted-imagenet", "restricted-imagenet(train=True)", "torchvision(name='resnet50')",

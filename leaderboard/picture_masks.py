@@ -37,7 +37,7 @@ def _maps(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequence[
     """A row for each image and model: the image, three maps, three masks, and the perturbation."""
     images, warm, masks = arrays["images"], arrays["heat"], arrays["masks"].astype(bool)
     names = heads(found)
-    columns = ["image", *CAMS, *(f"{cam} mask" for cam in CAMS), "perturbation"]
+    columns = ["image", *CAMS, *(f"mask ({cam[:-3]})" for cam in CAMS), "perturbation"]
     side = side_of(images.shape[2], len(columns))
     left, cell, top = 110, max(side, 96) + GAP, 44
     high = side + ROW + GAP
@@ -52,12 +52,13 @@ def _maps(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequence[
             parts.append(text(0, y + side / 2 + ROW, fit(f"reads {read}", left), class_=_style(read, label)))
             pixels = levels(images[i])
             parts.append(picture(left, y, side, pixels, f"test image {place}, {label}"))
+            dull = gray(images[i])
             for k, cam in enumerate(CAMS):
                 x = left + (1 + k) * cell
-                parts.append(picture(x, y, side, pixels))
+                parts.append(picture(x, y, side, dull))
                 parts.append(picture(x, y, side, heated(warm[m, k, i]), f"{cam} of {name}"))
                 x = left + (1 + len(CAMS) + k) * cell
-                parts.append(picture(x, y, side, pixels))
+                parts.append(picture(x, y, side, dull))
                 parts.append(picture(x, y, side, shaded(masks[m, k, i]), f"{cam} mask of {name}"))
                 share = float(masks[m, k, i].mean())
                 parts.append(text(x, y + side + ROW - 3, f"{100 * share:.1f} % in", class_="small"))
@@ -84,6 +85,12 @@ def _words(found: Picture, arrays: Mapping[str, NDArray[Any]], names: Sequence[s
         shares.append(f"{name}: {said}")
     places = listed([str(p) for p in found.images])
     return f"Test images {places}. Mean share of the pixels in the masks of {'; of '.join(shares)}."
+
+
+def gray(image: NDArray[Any]) -> NDArray[np.uint8]:
+    """An image (C, H, W) as gray pixels, on which the colour of heat is seen."""
+    found: NDArray[np.uint8] = np.rint(levels(image).mean(2, keepdims=True)).astype(np.uint8)
+    return found
 
 
 def heated(warm: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
@@ -123,7 +130,7 @@ def _epochs(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequenc
         parts.append(text(left + k * cell, top - 8, fit(head, cell), class_="head"))
     y = float(top)
     for i in range(len(found.images)):
-        label, pixels = classes[int(arrays["labels"][i])], levels(arrays["images"][i])
+        label, pixels = classes[int(arrays["labels"][i])], gray(arrays["images"][i])
         for m, name in enumerate(names):
             parts.append(text(0, y + side / 2, fit(name, left), class_="name"))
             maps = [

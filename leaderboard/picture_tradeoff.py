@@ -59,14 +59,14 @@ class _Point:
 
 
 def outdone(found: Picture, by: Picture) -> bool:
-    """Whether another picture of the same study has more of its points, so that this one need not be shown."""
-    alike = all(found.settings.get(k) == by.settings.get(k) for k in ("study", "column", "n", "main"))
+    """Whether another picture of the same study has more of its points, or as many and is newer."""
+    alike = all(found.settings.get(k) == by.settings.get(k) for k in ("study", "net", "column", "n", "main"))
     return alike and found.test == by.test and _points(found) < _points(by)
 
 
-def _points(found: Picture) -> tuple[int, str]:
+def _points(found: Picture) -> tuple[int, str, str]:
     said = found.settings.get("points", 0)
-    return (said if isinstance(said, int) else 0), found.key
+    return (said if isinstance(said, int) else 0), found.made, found.key
 
 
 def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], _classes: Sequence[str]) -> list[Drawing]:
@@ -179,7 +179,7 @@ def _panel(
     for number, line in enumerate(shown):
         style = f"line l{number}"
         spots = [(axis.at(a), up.at(100 * b)) for a, b in line.points]
-        parts.append(path(spots, style) if len(spots) > 1 else "")
+        parts += [path(run, style) for run in _unbroken(line.points, spots, sorted(marks)) if len(run) > 1]
         said = (f"{line.name}, {marks.get(a, a)}: {percent(b)} %" for a, b in line.points)
         parts += [
             tag("circle", f"<title>{escape(words)}</title>", cx=a, cy=b, r=3, class_=f"spot s{number}")
@@ -188,6 +188,21 @@ def _panel(
         y = TOP + HEIGHT + 50 + 15 * number
         parts += [path([(left, y - 4), (left + 24, y - 4)], style), text(left + 30, y, line.name)]
     return "".join(parts)
+
+
+def _unbroken(
+    points: Sequence[tuple[float, float]], spots: Sequence[tuple[float, float]], every: Sequence[float]
+) -> list[list[tuple[float, float]]]:  # fmt: skip
+    """The spots of points that follow each other; a line ends where one between them is missing."""
+    runs: list[list[tuple[float, float]]] = []
+    last = -2
+    for (x, _), spot in zip(points, spots, strict=True):
+        place = every.index(x)
+        if place != last + 1:
+            runs.append([])
+        runs[-1].append(spot)
+        last = place
+    return runs
 
 
 def _apart(x: Axis, left: float) -> tuple[float, ...]:

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
 
 NAV = ("Pictures", "pictures.html")
 FOLDER = "pictures"
-ORDER = ("gradients", "large-eps", "interpolate", "examples", "masks", "confusion", "tradeoff")  # then the others
+ORDER = (
+    "gradients",
+    "large-eps",
+    "interpolate",
+    "examples",
+    "masks",
+    "regions",
+    "confusion",
+    "tradeoff",
+)  # then the others
 
 
 class CannotDraw(Exception):  # noqa: N818 - it says what it is

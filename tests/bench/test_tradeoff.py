@@ -20,7 +20,7 @@ from bench.request import Request, resolve
 from bench.run import run
 from bench.study import points, sittings
 from data.digits import digits
-from leaderboard.picture_tradeoff import drawings, outdone, share_of_weak
+from leaderboard.picture_tradeoff import _unbroken, drawings, outdone, share_of_weak
 
 PLUGIN = str(Path(__file__).parents[1] / "plugins" / "studies.py")
 SVG = "{http://www.w3.org/2000/svg}"
@@ -143,6 +143,13 @@ def test_correlations_are_numpys_and_weights_those_of_the_layer(done):
     assert np.allclose(weights.ravel(), (layer[1] - layer[0]).numpy(), atol=1e-6)
     with pytest.raises(UsageError, match="10 classes; expected two"):
         linear_weights(done, training.net, training.weights["best"], digits(Path()))
+
+
+def test_a_line_ends_where_a_point_is_missing():
+    """Of four places the second has no point: the first stands alone, the other two are joined."""
+    points = [(0.0, 1.0), (0.2, 0.5), (0.3, 0.4)]
+    runs = _unbroken(points, [(0, 0), (2, 2), (3, 3)], [0.0, 0.1, 0.2, 0.3])
+    assert runs == [[(0, 0)], [(2, 2), (3, 3)]]
 
 
 def test_the_share_on_weak_pixels_is_a_share_of_all_weight():
