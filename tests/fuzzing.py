@@ -76,10 +76,12 @@ def folder():
 
 LINE = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=30)  # as an argument may be
 NUMBERS = st.one_of(
-    st.integers(-3, 64), st.sampled_from([2**31, 2**63 - 1, 2**63, -(2**63), 10**30]), st.floats(), st.booleans(), st.none()
+    st.integers(-3, 64), st.sampled_from([2**31, 2**63 - 1, 2**63, -(2**63), 10**30]), st.floats(), st.booleans(),
+    st.none()
 )  # fmt: skip
 VALUES = st.recursive(
-    NUMBERS | LINE, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(LINE, inner, max_size=2),
+    NUMBERS | LINE, lambda inner: st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(LINE, inner,
+    max_size=2),
     max_leaves=4,
 )  # fmt: skip
 JSON = st.recursive(
@@ -135,6 +137,38 @@ def places(value, at=()):
 
 
 @st.composite
+def alike(draw, value):
+    """Another value of the same kind."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return draw(st.sampled_from([0, 1, -1, value + 1, value - 1, 2**31, 2**63, 10**30]))
+        case float():
+            return draw(st.sampled_from([0.0, -1.0, value * 2, 1e308, 1e-320, 0.5]))
+        case str():
+            known = [
+                "",
+                "clean",
+                "linf:8/255",
+                "l2:1",
+                "f" * 64,
+                "0" * 64,
+                "best",
+                "é\u202e",
+                "<b>",
+                "../..",
+                "digits",
+                "a" * 3000,
+            ]
+            return draw(st.sampled_from(known) | spoilt_text([value or "x"]))
+        case list():
+            return draw(st.sampled_from([[], value[:1], value[::-1], value * 2, [*value, 10**6], value[1:]]))
+        case _:
+            return draw(JSON)
+
+
+@st.composite
 def spoilt_json(draw, documents):
     """One of these documents in which a few values were replaced, taken out, or joined by others."""
     found = json.loads(draw(st.sampled_from(documents)))
@@ -146,11 +180,13 @@ def spoilt_json(draw, documents):
         inner = found
         for key in path:
             inner = inner[key]
-        match draw(st.integers(0, 3)):
+        match draw(st.integers(0, 7)):
             case 0:
                 del inner[last]
             case 1 if isinstance(inner, dict):
                 inner[draw(st.text(max_size=5))] = draw(JSON)
-            case _:
+            case 2:
                 inner[last] = draw(JSON)
+            case _:
+                inner[last] = draw(alike(inner[last]))
     return found
