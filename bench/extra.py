@@ -52,6 +52,8 @@ def _read(path: Path, key: str) -> NDArray[Any]:
             return _mapped(path, about.header_offset)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             array: NDArray[Any] = file[key]
+            if not isinstance(array, np.ndarray):
+                raise UsageError(f"{path}: {key} is not an array; expected a file made by numpy.savez")
     except UsageError:
         raise
     except Exception as error:  # numpy and zipfile raise anything at a damaged header
