@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench canaries false-alarms conformance power torture planted clean
+.PHONY: help quickstart test chromium docs bench fuzz canaries false-alarms conformance power torture planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -41,6 +41,9 @@ docs: $(VENV)/.installed-dev  ## Write docs/suites.md and docs/defenses.md from 
 
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.installed-dev  ## Ten thousand spoilt recipes, options, records, bundles, weights and data files (half an hour)
+	@OMP_NUM_THREADS=1 RAMPART_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --quiet --capture=no tests/test_fuzz_words.py tests/test_fuzz_ledger.py tests/test_fuzz_files.py
 
 canaries: $(VENV)/.installed  ## Break models on purpose and see that each is noticed; writes docs/canaries.md (minutes)
 	@$(BIN)/python -m tests.conformance.canaries > docs/canaries.md.new || { cat docs/canaries.md.new; rm docs/canaries.md.new; exit 1; }

@@ -88,14 +88,12 @@ class Fence:
         """bubblewrap, which shows the interpreter, the packages and the plugins, and nothing else."""
         words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
         prefixes = dict.fromkeys(Path(p) for p in (sys.prefix, sys.base_prefix, sys.exec_prefix))
-        for path in (*map(Path, _SYSTEM), *prefixes, Path(os.path.realpath(sys.executable)).parent):
+        words += ["--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH_SIZE), "--tmpfs", "/tmp"]  # noqa: S108
+        for path in (*map(Path, _SYSTEM), *prefixes, Path(os.path.realpath(sys.executable)).parent, *packages):
             if path.is_symlink():
                 words += ["--symlink", os.readlink(path), str(path)]
             elif path.exists():
                 words += ["--ro-bind", str(path), str(path)]
-        words += ["--proc", "/proc", "--dev", "/dev", "--size", str(SCRATCH_SIZE), "--tmpfs", "/tmp"]  # noqa: S108
-        for path in packages:
-            words += ["--ro-bind", str(path), str(path)]
         bound = [*map(Path, _SYSTEM), *prefixes, *packages]
         for path in _data(packages):
             words += ["--ro-bind", "/dev/null", str(path)]

@@ -125,6 +125,9 @@ class Plugin:
         if allowed is not None and value not in allowed:
             hint = nearest(value, [str(a) for a in allowed]) if isinstance(value, str) else ""
             raise UsageError(f"{self.name}({name}={value!r}): expected one of {', '.join(map(repr, allowed))}{hint}")
+        if default is inspect.Parameter.empty and not self._annotated(name, value):
+            expected = next(p.annotation for p in self._keywords if p.name == name)
+            raise UsageError(f"{self.name}({name}={value!r}): expected {expected}")
         if default is None or default is inspect.Parameter.empty:
             return value
         if type(default) is int and default > 0 and type(value) is int and value < 0:
@@ -136,6 +139,12 @@ class Plugin:
                 f"{self.name}({name}={value!r}): expected {type(default).__name__}, as in the default {default!r}"
             )
         return value
+
+    def _annotated(self, name: str, value: Value) -> bool:
+        """Whether a value is of the plain type that a setting without a default is annotated with, if it is."""
+        said = {p.name: p.annotation for p in self._keywords}.get(name)
+        expected = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}.get(str(said))
+        return expected is None or type(value) in expected
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

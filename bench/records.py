@@ -11,6 +11,8 @@ from bench.exam import Cell, Precision, Training, digest
 from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PLACES = 1 << 24  # of images: beyond any test part
+Images = Annotated[int, Field(ge=0, le=PLACES)]  # so many
 Percent = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -76,8 +78,8 @@ class Record(_Document):
     @model_validator(mode="after")
     def _whole(self) -> Record:
         asked, fell = set(self.asked), set(self.fell)
-        if not asked or len(asked) != len(self.asked) or min(asked) < 0:
-            raise ValueError("asked must be distinct places of images, at least one")
+        if not asked or len(asked) != len(self.asked) or min(asked) < 0 or max(asked) >= PLACES:
+            raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
         if not fell <= asked or len(fell) != len(self.fell):
             raise ValueError("fell must be distinct places of images that were asked")
         if self.key != self.cell.key:
@@ -137,7 +139,7 @@ class ColumnCard(_Document):
     name: str
     attacks: list[str]  # recipe keys
     strict: bool
-    first: int = 0  # of the test images; 0 is all
+    first: Images = 0  # of the test images; 0 is all
     norm: str = ""  # of the threats that it is for, where it has other attacks under others
 
 
@@ -152,7 +154,7 @@ class ExamCard(_Document):
     test: Hash
     threat: str
     columns: list[str]  # names
-    n: int  # of the first test images
+    n: Images  # of the first test images
 
 
 class VerificationRecord(_Document):

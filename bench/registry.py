@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import math
 import pkgutil
 import re
@@ -103,7 +104,8 @@ class Registry:
         plugin, aliased = self._base("defense", name, version, text)
         preset = self.preset(plugin.name, dataset, net, asked)
         usual = {**plugin.defaults, **{k: v for k, v in preset.items() if k not in without}}
-        recipe = plugin.recipe(**{**usual, **aliased, **written})
+        known = {k: v for k, v in usual.items() if v is not inspect.Parameter.empty}
+        recipe = plugin.recipe(**{**known, **aliased, **written})
         label = recipe.short(usual)
         if asked:
             inner = label.partition("(")[2].removesuffix(")")

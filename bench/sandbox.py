@@ -42,6 +42,7 @@ class Child:
     ) -> None:  # fmt: skip
         """Start it and let it import its files; everything: the installed plugins too."""
         self.fence, self.ended = fence, ""
+        self.classes = CLASSES
         self.freed: list[int] = []  # graphs that nobody will ask again
         self.differentiated = 0
         self._number = self._graphs = 0
@@ -118,7 +119,7 @@ class Child:
         if x.ndim != 4 or x.dtype not in wire.DTYPES:
             raise SandboxError(f"a sandboxed model takes images (N, C, H, W), not {tuple(x.shape)} {x.dtype}")
         n, size = len(x), x.numel() * x.dtype.itemsize
-        room = self._with_room(size, n * CLASSES * 8)
+        room = self._with_room(size, n * self.classes * 8)
         room.images(tuple(x.shape), x.dtype).copy_(x.detach())
         self._graphs += 1
         freed, self.freed = self.freed, []
@@ -250,6 +251,7 @@ class Cage:
         """The child, started when it is first needed; one that was ended stays ended."""
         if self.child is None:
             self.child = self.start()
+            self.child.classes = max(CLASSES, self.classes)
             if self.state:
                 self.load()
         return self.child

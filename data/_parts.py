@@ -73,3 +73,8 @@ def missing(name: str, folder: Path, files: Iterable[str], root: Path) -> Incomp
         f"    bench fetch {name} --data {shlex.quote(str(root))}\n"
         "or name the folder that holds it with --data DIR"
     )
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench import Dataset, Part, UsageError, dataset, nearest
-from data._parts import few, hold_out, part
+from data._parts import few, hold_out, one_line, part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,13 +60,16 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {}
     key = "its table of contents"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open whose table of contents it cannot read.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             _check_keys(path, file.files)
             for key in (k for k in (*NEEDED, *OPTIONAL) if k in file.files):
                 arrays[key] = file[key]
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # numpy and zipfile raise anything at a damaged header, TokenError among it
         raise UsageError(
-            f"{path}: {key} cannot be read ({error}); expected plain arrays, made by numpy.savez"
+            f"{path}: {key} cannot be read ({one_line(error)}); expected plain arrays, made by numpy.savez"
         ) from error
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):
