@@ -146,7 +146,7 @@ def test_a_killed_run_is_known_as_one(bench: Bench, tmp_path: Path) -> None:
 
 
 LOG = [
-    {"event": "run-started", "since": 0, "words": ["run"], "host": "h", "planned": {"forwards": 3000, "backwards": 1e3}},
+    {"event": "run-started", "since": 0, "words": ["run"], "host": "h", "planned": {"forwards": 3e3, "backwards": 1e3}},
     {"event": "tasks-planned", "since": 0, "tasks": 4, "width": 2},
     {"event": "task-started", "since": 0, "worker": "a", "task": "1", "what": "one", "kind": "question"},
     {"event": "task-started", "since": 5, "worker": "b", "task": "2", "what": "two", "kind": "question"},
