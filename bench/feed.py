@@ -59,6 +59,11 @@ class Feed:
         """Batches an epoch, which is as many images as the training part has."""
         return -(-len(self._own) // size)
 
+    def least(self, size: int) -> int:
+        """Images of the smallest batch of an epoch."""
+        more = int(self._share * size)
+        return more + min(size - more, len(self._own) - (self.steps(size) - 1) * (size - more))
+
     def batch(self, size: int, epoch: int, place: int, augment: str = "none") -> Batch:
         """One batch of an epoch: its own images at most once an epoch, extra ones drawn with replacement.
 

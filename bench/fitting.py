@@ -21,7 +21,7 @@ from bench.feed import Batch
 from bench.files import write_atomically
 from bench.passes import lean
 from bench.report import duration
-from bench.together import add_up, of_the_first, rank, ranks, sum_over_ranks
+from bench.together import add_up, of_the_first, rank, ranks, share, sum_over_ranks
 from bench.training import TrainJob, weights_of
 
 Loss = Callable[[nn.Module, Batch], Tensor]  # a scalar, to go down
@@ -65,6 +65,7 @@ class _Training:
         self.optimizer = _optimizer([model, *also.values()], course)
         self.feed = job.feed(course)
         self.batches = self.feed.steps(course.batch)
+        share(self.feed.least(course.batch))  # or an error, before the first step
         self.average: Average | None = None
         if course.ema or course.swa:
             follower = lean(job.net())

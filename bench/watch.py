@@ -171,12 +171,13 @@ class Watched:
 
 def progress(run: Watched, worker: Worker) -> str:
     """How far the training is that a worker does, by its history, where that can be read from here."""
-    if not worker.now or not worker.epochs or not run.store:
+    if not worker.now or not run.store:
         return ""
     try:
         lines = (Path(run.store) / "histories" / f"{worker.key}.jsonl").read_text(encoding="utf-8").splitlines()
         last = json.loads(lines[-1])
-        return f"epoch {last['epoch']}/{worker.epochs}, {last['val_pgd10']:.1%} under PGD-10"
+        whole = f"/{worker.epochs}" if worker.epochs else ""
+        return f"epoch {last['epoch']}{whole}, {last['val_pgd10']:.1%} under PGD-10"
     except (OSError, ValueError, LookupError, TypeError):
         return ""
 

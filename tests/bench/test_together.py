@@ -8,16 +8,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bench import together
+from bench import fitting, together
+from bench.course import Course
 from bench.errors import UsageError
+from bench.exam import Part
+from bench.feed import Feed
 from bench.ledger import Ledger
 from bench.records import TrainingRecord
+from tests.bench.jobs import StoppedError, job
 
 ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
 
 
 def test_a_killed_process_is_started_again_and_all_of_them_finish(tmp_path):
@@ -106,3 +112,72 @@ def test_more_processes_than_gpus_is_a_clear_error(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="process 2 of this machine has no GPU: there are 2"):
         together.leads("cuda")
+
+
+@pytest.mark.parametrize("images", [40, 43])
+def test_parts_of_batches_are_the_batches_of_one_process(images, monkeypatch, tmp_path):
+    """With extra images, crops and mirrors, in memory and mapped: pixels, labels and draws, one after the other."""
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (images, 1, 8, 8)).astype(np.uint8), np.arange(images) % 3
+    np.save(tmp_path / "x.npy", x)
+    extra = Part(rng.integers(0, 256, (9, 1, 8, 8)).astype(np.uint8), np.arange(9))
+    for part in (Part(x, y), Part(np.load(tmp_path / "x.npy", mmap_mode="r"), y)):
+        for size in (1, 2, 3):
+            monkeypatch.setattr(together, "ranks", lambda: 1)
+            whole = Feed(part, 3, CPU, extra, 0.3)
+            assert whole.least(13) == min(len(whole.batch(13, 2, place)) for place in range(whole.steps(13)))
+            batches = [whole.batch(13, 2, place, "crop-flip") for place in range(whole.steps(13))]
+            monkeypatch.setattr(together, "ranks", lambda size=size: size)
+            for place, batch in enumerate(batches):
+                found = []
+                for rank in range(size):
+                    monkeypatch.setattr(together, "rank", lambda rank=rank: rank)
+                    found.append(Feed(part, 3, CPU, extra, 0.3).batch(13, 2, place, "crop-flip"))
+                assert torch.equal(torch.cat([b.x for b in found]), batch.x)
+                assert torch.equal(torch.cat([b.y for b in found]), batch.y)
+                assert torch.equal(torch.cat([b.draws.ids for b in found]), batch.draws.ids)
+                assert {b.progress for b in found} == {batch.progress}
+
+
+def test_each_process_reads_its_own_images_of_a_mapped_file(monkeypatch, tmp_path):
+    """Of a set that stays in its file no other image is read."""
+    read = []
+
+    class Counted(np.memmap):
+        def __getitem__(self, ids):
+            read.extend(np.atleast_1d(ids).tolist())
+            return np.asarray(super().__getitem__(ids))
+
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.uint8, (24, 1, 4, 4))
+    monkeypatch.setattr(together, "ranks", lambda: 2)
+    every = []
+    for rank in (0, 1):
+        monkeypatch.setattr(together, "rank", lambda rank=rank: rank)
+        read.clear()
+        feed = Feed(Part(x.view(Counted), np.zeros(24, np.int64)), 0, CPU)
+        read.clear()
+        ids = [feed.batch(8, 1, place).draws.ids.tolist() for place in range(3)]
+        assert sorted(read) == sorted(i for of in ids for i in of)
+        assert len(read) == 12
+        every += read
+    assert sorted(every) == list(range(24))
+
+
+def test_a_last_batch_that_is_too_small_is_known_before_the_first_step(monkeypatch, tmp_path):
+    """41 images in batches of 20 leave one for two processes; with 42 there is no complaint."""
+    steps = []
+
+    def loss(model, feed):
+        steps.append(feed.place)
+        raise StoppedError
+
+    for name, value in (("is_initialized", True), ("get_world_size", 2), ("get_rank", 0)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    monkeypatch.setattr(fitting, "of_the_first", lambda _path: None)
+    here = job(tmp_path, 41)
+    with pytest.raises(UsageError, match="a batch of 1 images for 2 processes"):
+        fitting.fit(here, here.build(), loss, Course(epochs=1, batch=20, drops=()))
+    here = job(tmp_path, 42)
+    with pytest.raises(StoppedError):
+        fitting.fit(here, here.build(), loss, Course(epochs=1, batch=20, drops=()))
+    assert steps == [0]
