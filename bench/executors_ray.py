@@ -6,6 +6,8 @@ import faulthandler
 import logging
 import math
 import os
+import signal
+import socket
 import sys
 import time
 import uuid
@@ -90,13 +92,20 @@ class Ray:
 
     def _connected(self, at_once: int) -> int:
         """Join the cluster; how many tasks it has room for, as far as was asked."""
-        self._ray = _library()
         address = self.settings["address"] or os.environ.get("RAY_ADDRESS", "")
+        self._ray = _library(address)
         if not self._ray.is_initialized():
             quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-            here = {"num_cpus": cores(), "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            here = {
+                "address": "local",
+                "num_cpus": cores(),
+                "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1",
+            }
             try:
-                self._ray.init(**({"address": address} if address else here), **quiet)
+                _answers(address)
+                with _own_signals():
+                    self._ray.init(**({"address": address} if address else here), **quiet)
             except Exception as error:
                 said = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise IncompleteError(f"no Ray cluster answers at {address or 'this machine'}: {said}") from error
@@ -195,9 +204,30 @@ def _speaking_to(log: Path) -> Iterator[None]:
                 os.close(before)
 
 
-def _library() -> Any:
+def _answers(address: str) -> None:
+    """An error in seconds where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself; here it ends a run as Ctrl-C does."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        with suppress(ValueError, TypeError):  # in a thread signals are not ours
+            signal.signal(signal.SIGTERM, before)
+
+
+def _library(address: str) -> Any:
     """Ray, which sends no usage statistics; or what to install."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not address or address.startswith(("127.", "localhost:")):
+        # Its word for a cluster that keeps to the loopback, where it else would listen for other machines.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         import ray
     except ImportError:

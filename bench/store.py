@@ -26,7 +26,7 @@ class Store:
     def tidy(self) -> list[Path]:
         """Remove, and name, what killed processes left of files that they were writing."""
         unfinished = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
-        folders = (self.root, self.root / INCOMING, self.root / "histories", *unfinished)
+        folders = (self.root, self.root / INCOMING, self.root / "histories", self.root / "logs", *unfinished)
         return [path for folder in folders for path in sweep(folder)]
 
     def check_writable(self) -> None:

@@ -95,6 +95,15 @@ def test_workers_that_others_kill_are_replaced(place: Place) -> None:
     assert done(place) == set(range(60)) and all(result == [] for _, result in found)
 
 
+def test_each_worker_has_a_card_of_its_own(place: Place) -> None:
+    """CUDA_VISIBLE_DEVICES is one card in each worker, and trainings then need not wait for each other."""
+    executor = Process(2, gpus=("5", "GPU-7"))
+    assert not executor.shared and Process(2).shared and Process(4, gpus=("5", "GPU-7")).shared
+    list(executor(place, [Job(n, "shows its card", pause=0.5) for n in range(8)]))
+    executor.close()
+    assert {p.name for p in place.ledger_root.glob("card-*")} == {"card-5", "card-GPU-7"}
+
+
 def test_workers_end_with_their_parent_and_with_the_loop(place: Place) -> None:
     """A loop that is left ends its workers; so does the end of the process, by kill -9 too."""
     executor = Process(2)
