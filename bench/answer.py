@@ -87,7 +87,7 @@ def answer(place: Place, question: Question) -> list[Record]:
         return images(dataset.test, asked, place.device, corruption, condition.severity)
 
     doubts = [doubt.text for doubt in checked(place, cell.net, cell.weights, dataset).doubts]
-    closer = known_thorough(place, cell.net, cell.weights, cell.test, cell.threat or "")
+    closer = known_thorough(place, cell.net, cell.weights, cell.test, cell.threat) if cell.threat else None
     doubts += [doubt.text for doubt in closer.doubts] if closer else []
     x = look(torch.tensor(question.asked[: subject.tile]))[0]
     before = None if subject.random or FICKLE in doubts else answers(subject, x)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from bench.errors import IncompleteError
 from bench.executors import Inline
 from bench.place import Place
 from bench.records import TrainingRecord
@@ -194,9 +195,9 @@ def test_a_store_that_cannot_be_written_says_so(odd: Place, tmp_path: Path) -> N
     """A file lies where its folder should be."""
     (tmp_path / "file").write_text("")
     place = Place(odd.ledger_root, tmp_path / "file", odd.data_root, odd.plugin_files)
-    (failure,) = go(place, "calm").failures
-    assert "cannot write" in str(failure)
-    assert failure.exit_code == 4
+    with pytest.raises(IncompleteError, match="cannot write") as failure:
+        go(place, "calm")
+    assert failure.value.exit_code == 4
 
 
 def weights_of(place: Place) -> list[tuple[str, dict[str, str], list[float]]]:
