@@ -23,25 +23,27 @@ from bench.evaluate import Subject, Verdict, judge, misread
 from bench.honesty import Checked, margin
 from bench.recipe import Attack, Recipe
 from bench.threat import ThreatModel
-from bench.victim import Victim
+from bench.victim import Victim, small
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from bench.exam import Part
 
 VERSION = 1  # of these checks: raise it when their answers change
-IMAGES = 64  # the first of the test part
+IMAGES, LARGE = (64, 64), (32, 8)  # the first of the test part, and of these for random search; of a large model
 CLIMB = "pgd(steps=20, step=0.25, keep='any')"  # up the cross-entropy
 MARGIN = "cw(steps=20, step={}, keep='any')"  # up the margin
 NEAREST, LONGER, TARGETED = "apgd-dlr", "apgd-dlr(steps=200, restarts=2)", "apgd-t"
 MINIMUM = "fmn(steps=100)"
-LUCK = ("noise(tries=10000)", "noise(tries=1000, kind='corners')")
+UNIFORM, CORNERS = 10_000, 1_000  # random images of the ball, and of its edge
+AT_ONCE = 512  # of these
 
 SCALES, SCALED = (1e-3, 1e-1, 10.0, 100.0), 0.1  # constants on the logits; a share of the images
 BUDGETS = (Fraction(1, 4), Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4))  # of eps; then the whole box
-FELL_BACK, UNREACHED = (
-    0.02,
-    0.02,
-)  # shares that stand at a budget and fell at a smaller one; that stand in the whole box
+FELL_BACK = 0.02  # the share that stands at a budget and fell at a smaller one
+UNREACHED = 0.02  # that stands in the whole box
+NO_MINIMUM = 0.5  # without a minimum norm; honest MNIST models at 0.3, flat in large balls, leave a third
 CONVERGED = 0.05  # by which twice the steps and restarts may lower the accuracy
 TARGETS = 0.125  # likewise nine targets in place of the nearest class
 STEPS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0)  # of eps
@@ -56,15 +58,17 @@ FOR_RANDOM = ("scale", "draws", "rounded")
 
 def check_thoroughly(
     subject: Subject, part: Part, threat: ThreatModel, find: Callable[[str], Recipe], device: torch.device, *,
-    most: int = IMAGES, lucky: int = IMAGES, only: Collection[str] = (),
+    most: int = 0, lucky: int = 0, only: Collection[str] = (),
 ) -> Checked:  # fmt: skip
     """Look at a model under a threat by the first images of a test part.
 
-    find: an attack by its recipe.  most, lucky: images that are looked at, and that random search is asked about.
+    find: an attack by its recipe.  most, lucky: images that are looked at, and that random search is asked about; 0 is
+    as many as its size allows.
     only: the checks that are made, by name; all that fit where none is named.
     Attacks that do not search the threat's norm, or need more classes, are left out, and the checks that need them.
     """
-    checks = _Checks(subject, part, threat, find, device, most, lucky)
+    usual = IMAGES if small(subject.module) else LARGE
+    checks = _Checks(subject, part, threat, find, device, most or usual[0], lucky or usual[1])
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         checks.run(only)
@@ -82,6 +86,7 @@ class _Checks:
         self, subject: Subject, part: Part, threat: ThreatModel, find: Callable[[str], Recipe], device: torch.device,
         most: int, lucky: int,
     ) -> None:  # fmt: skip
+        self.tile = subject.tile
         self.subject = replace(subject, tile=min(subject.tile, most), search=None)
         self.part, self.threat, self.find, self.device, self.lucky = part, threat, find, device, lucky
         self.found: list[Doubt] = []
@@ -197,7 +202,7 @@ class _Checks:
         self.figures |= {"stand_in_the_box": self.share(far), "no_minimum_norm": self.share(missing)}
         if rise > max(FELL_BACK, 1.5 / len(self.all)):
             self.doubt("budget", back, rise=rise)
-        elif self.more(far, UNREACHED) or self.more(missing, UNREACHED):
+        elif self.more(far, UNREACHED) or self.more(missing, NO_MINIMUM):
             self.doubt("budget", far | missing, stand_in_the_box=self.share(far), no_minimum_norm=self.share(missing))
 
     def _convergence(self) -> None:
@@ -273,16 +278,30 @@ class _Checks:
                 fell |= self.fell(attack)
             except (_UnfitError, AttackError):
                 continue
-        stands = (self.right & ~fell).nonzero()[:, 0][: self.lucky]
-        rows = torch.zeros_like(self.right)
-        rows[stands] = True
+        stands = (self.right & ~fell).nonzero()[:, 0][: self.lucky].tolist()
         lucky = torch.zeros_like(self.right)
-        for attack in LUCK:
-            if rows.any():
-                lucky |= self.fell(attack, rows=rows & ~lucky) if (rows & ~lucky).any() else lucky
-        self.figures |= {"asked_at_random": float(rows.sum()), "fell_at_random": float(lucky.sum())}
+        for image in stands:
+            lucky[image] = any(self._fools(image, tries) for tries in self._tries(image))
+        self.figures |= {"asked_at_random": float(len(stands)), "fell_at_random": float(lucky.sum())}
         if lucky.any():
             self.doubt("luck", lucky, share=self.share(lucky))
+
+    def _tries(self, image: int) -> Iterator[Tensor]:
+        """Random images of the ball of one image, then of its edge: (AT_ONCE or fewer, C, H, W) at a time."""
+        x = self.x[image : image + 1]
+        for begin in range(0, UNIFORM + CORNERS, AT_ONCE):
+            count = min(AT_ONCE, UNIFORM + CORNERS - begin)
+            ids = torch.arange(begin, begin + count, device=self.device)
+            draws, many = Draws(image, ids, "luck"), x.expand(count, *x.shape[1:])
+            edge = many + float(self.threat.eps) * self.threat.uphill(draws.at("edge").normal(*x.shape[1:]))
+            inside = (ids < UNIFORM).view(-1, 1, 1, 1)
+            yield torch.where(inside, self.threat.random(many, draws), self.threat.project(edge, many))
+
+    def _fools(self, image: int, tries: Tensor) -> bool:
+        """Whether one of these images is misread."""
+        _, wrong = misread(replace(self.subject, tile=self.tile), tries, self.y[image].expand(len(tries)))
+        self.forwards += len(tries)
+        return bool(wrong.any())
 
     def _draws(self) -> None:
         """Gradients that are means of more passes find no more; with its randomness held it falls at least as often."""

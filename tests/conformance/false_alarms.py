@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ SCHEMA = "rampart/alarms-1"
 DEFENSES = ("standard", "at", "trades", "mart", "trades-awp", "vir-at")
 SEEDS = (0, 1)
 NETS = ("cnn", "softmax-regression")  # the second for the first alone
-SIZES = {"digits": (32, 4), "mnist": (24, 1)}  # test images, and of these those that random search is asked about
+SIZES = {"digits": (24, 8), "mnist": (16, 2)}  # test images, and of these those that random search is asked about
 MOST = 10  # models of a ledger
 
 
@@ -189,11 +189,13 @@ STAGE = {"before": "before any attack", "thorough": "the thorough checks", "reco
 
 
 def models(folder: Path, environment: Mapping[str, str]) -> Iterator[Model]:
-    """All that are looked at."""
-    yield from digits(folder)
+    """All that are looked at, in turn from here and from a ledger."""
+    others: Iterator[Model] = iter(())
     if environment.get("CONFORMANCE_LEDGER"):
         roots = [Path(environment[f"CONFORMANCE_{name}"]) for name in ("LEDGER", "STORE", "DATA")]
-        yield from islice(of_ledger(Place(*roots), "mnist"), MOST)
+        others = islice(of_ledger(Place(*roots), "mnist"), MOST)
+    for pair in zip_longest(digits(folder), others):
+        yield from (model for model in pair if model is not None)
 
 
 def main() -> int:
