@@ -24,7 +24,7 @@ const lines = Array.from(table.tBodies, (body, place) => {
   });
   const words = cells.filter((cell) => cell.matches("th, .meta, .doubts")).map((cell) => cell.textContent);
   const which = body.dataset.which;
-  const apart = body.matches(".apart"); // not trusted: below all others, however they are sorted
+  const apart = Number(body.matches(".apart")); // not trusted: below all others, however they are sorted
   return { body, place, keys, apart, net: keys[NET], division: keys[DIVISION], which, text: words.join(" ").toLowerCase() };
 });
 
