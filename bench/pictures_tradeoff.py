@@ -51,7 +51,8 @@ def tradeoff(study: Study, sat: Sequence[Sitting], place: Place) -> tuple[Pictur
     settings = {
         "study": study.name, "net": study.net, "column": study.column, "n": there[0].n,
         "main": [f"{norm}:{eps}" for norm, eps in study.main],
-        "eps": [f"{norm}:{eps}" for norm, every in study.eps for eps in every], "points": len(there), "missing": len(missing),
+        "eps": [f"{norm}:{eps}" for norm, every in study.eps for eps in every],
+        "points": len(there), "missing": len(missing),
     }  # fmt: skip
     key = key_of("tradeoff", VERSION, models, dataset.test.hash, (), settings)
     picture = known(place, key) or keep(
