@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bench.place import Place
     from bench.records import Picture, TrainingRecord
 
-VERSION = 1
+VERSION = 2
 HEADS = (
     "training images", "trained for", "seed", "examined under", "n", "clean", "clean low", "clean high",
     "robust", "robust low", "robust high",
@@ -50,7 +50,9 @@ def tradeoff(study: Study, sat: Sequence[Sitting], place: Place) -> tuple[Pictur
     models = [_model(record) for record in trained.values()]
     settings = {
         "study": study.name, "net": study.net, "column": study.column, "n": there[0].n,
-        "main": [f"{norm}:{eps}" for norm, eps in study.main], "points": len(there), "missing": len(missing),
+        "main": [f"{norm}:{eps}" for norm, eps in study.main],
+        "eps": [f"{norm}:{eps}" for norm, every in study.eps for eps in every],
+        "points": len(there), "missing": len(missing),
     }  # fmt: skip
     key = key_of("tradeoff", VERSION, models, dataset.test.hash, (), settings)
     picture = known(place, key) or keep(

@@ -59,7 +59,9 @@ class _Point:
 
 
 def outdone(found: Picture, by: Picture) -> bool:
-    """Whether another picture of the same study has more of its points, or as many and is newer."""
+    """Whether another picture of the same study has more of its points, or as many and is newer, or a newer form."""
+    if found.version < by.version and found.settings.get("study") == by.settings.get("study"):
+        return found.test == by.test
     alike = all(found.settings.get(k) == by.settings.get(k) for k in ("study", "net", "column", "n", "main"))
     return alike and found.test == by.test and _points(found) < _points(by)
 
@@ -72,7 +74,7 @@ def _points(found: Picture) -> tuple[int, str, str]:
 def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], _classes: Sequence[str]) -> list[Drawing]:
     """The comparison of the norms, then a drawing for each norm, then the features of a linear study."""
     every = _read(found)
-    main = [str(ThreatModel.parse(text)) for text in _texts(found, "main")]
+    main = _texts(found, "main")
     norms = list(dict.fromkeys(p.norm for p in every))
     made = [_compared(found, every, main), *(_norm(found, every, norm, main) for norm in norms)]
     if "weights" in arrays:
@@ -88,7 +90,8 @@ def _texts(found: Picture, name: str) -> list[str]:
 
 
 def _read(found: Picture) -> list[_Point]:
-    """The rows, those of several seeds as their mean."""
+    """The rows, those of several seeds as their mean; threats as the study writes them: 80/255, not 16/51."""
+    written = {str(ThreatModel.parse(text)): text for text in _texts(found, "eps")}
     at = {name: found.heads.index(name) for name in found.heads}
     alike: dict[tuple[int, str, str], list[tuple[float, float]]] = {}
     for row in found.rows:
@@ -96,7 +99,8 @@ def _read(found: Picture) -> list[_Point]:
         clean, robust = (_share(row[at[k]]) for k in ("clean", "robust"))
         if not isinstance(images, int):
             raise TypeError(f"{images!r} training images; expected a number")
-        alike.setdefault((images, str(trained), str(threat)), []).append((clean, robust))
+        trained, threat = (written.get(str(text), str(text)) for text in (trained, threat))
+        alike.setdefault((images, trained, threat), []).append((clean, robust))
     return [
         _Point(*place, *(sum(values) / len(values) for values in zip(*pairs, strict=True)))
         for place, pairs in alike.items()
