@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
+import shutil
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from bench.threat import ThreatModel
 from bench.training import TrainJob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
 
@@ -59,8 +60,7 @@ def school(fence: Fence, defense: Recipe, net: Recipe, job: TrainJob) -> Taught:
     _refuse(defense)
     job.scratch.mkdir(parents=True, exist_ok=True)
     files = list(dict.fromkeys(filter(None, (file_of(defense.plugin), file_of(net.plugin)))))
-    with tempfile.TemporaryDirectory(prefix="rampart-lesson-", dir=job.scratch.parent) as folder:
-        shown = Path(folder).resolve()
+    with _emptied(job.scratch.with_name(f"{job.scratch.name}.lesson")) as shown:
         for name in _PARTS:
             _write(shown, name, getattr(job, name))
         lesson = {
@@ -78,6 +78,20 @@ def school(fence: Fence, defense: Recipe, net: Recipe, job: TrainJob) -> Taught:
             raise TrainingError(f"defense {defense}: {error}; no record was written") from error
         except ModelError as error:  # its own words
             raise TrainingError(str(error)) from error
+
+
+@contextmanager
+def _emptied(folder: Path) -> Iterator[Path]:
+    """An empty folder, which is gone afterwards; what a killed process left in it is gone before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise IncompleteError(f"cannot write {folder}: {error.strerror}") from error
+    try:
+        yield folder.resolve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _refuse(defense: Recipe) -> None:

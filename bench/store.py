@@ -25,7 +25,8 @@ class Store:
 
     def tidy(self) -> list[Path]:
         """Remove, and name, what killed processes left of files that they were writing."""
-        unfinished = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
+        found = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
+        unfinished = [folder for folder in found if not folder.is_symlink()]  # a training may have made links
         folders = (self.root, self.root / INCOMING, self.root / "histories", self.root / "logs", *unfinished)
         return [path for folder in folders for path in sweep(folder)]
 

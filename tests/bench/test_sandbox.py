@@ -15,12 +15,14 @@ import torch
 
 from bench import wire
 from bench.confine import _filter
-from bench.errors import ModelError, SandboxError, UsageError
+from bench.errors import ModelError, SandboxError, TrainingError, UsageError
 from bench.exam import Shape
 from bench.fence import Fence, _unable
 from bench.foreign import foreign
-from bench.place import build
+from bench.obtain import obtain
+from bench.place import Place, build
 from bench.registry import Registry, plugins
+from bench.request import Request, resolve
 from bench.sandbox import Child, clean
 from bench.schooling import _history
 from bench.victim import Victim, freeze
@@ -196,6 +198,21 @@ def test_no_record_says_that_a_hostile_model_stood(bench, tmp_path):
     assert done.returncode == 1 and "the sandbox was ended: it exited with code 0" in done.stderr
     assert "Traceback" not in done.stderr
     assert not [d for d in Ledger(tmp_path / "results" / "ledger").all() if isinstance(d, Record)]
+
+
+@needs_bubblewrap
+def test_a_training_that_exits_leaves_no_record(tmp_path):
+    """A hostile defense ends its child: a TrainingError that says how, and neither weights nor its images are left."""
+    (tmp_path / "exits.py").write_text(
+        "from __future__ import annotations\nimport os\nfrom torch import nn\nfrom bench import TrainJob, defense\n\n\n"
+        "@defense()\ndef exits(job: TrainJob) -> nn.Module:\n    os._exit(3)\n"
+    )
+    roots = (tmp_path / "ledger", tmp_path / "store", tmp_path / "data")
+    place = Place(*roots, (str(tmp_path / "exits.py"),), fence=FENCE)
+    exam = resolve(Request(("exits",), net="softmax-regression", columns=("clean",), n=5), place)
+    with pytest.raises(TrainingError, match="exited with code 3; no record was written"):
+        obtain(place, exam.lessons[0], report=print)
+    assert not list(place.ledger.all()) and not list(roots[1].rglob("*.npy"))
 
 
 def test_limits_alone_still_stop_what_forks_connects_or_kills():
