@@ -8,12 +8,14 @@ alone writes, attacks and publishes; the others follow it through the trainings.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor, distributed, nn
@@ -23,6 +25,7 @@ from bench.errors import IncompleteError, RampartError, UsageError
 if TYPE_CHECKING:
     from bench.place import Place
 
+JOINING = timedelta(minutes=30)  # between the first process and the last one
 PATIENCE = timedelta(days=2)  # torchrun ends all when one dies; so long a training may wait for one of another run
 CPU = torch.device("cpu")
 
@@ -121,6 +124,9 @@ def leads(device: str) -> bool:
     """Whether this process is the first of those that torchrun started, which it joins."""
     if not distributed.is_available():
         raise UsageError("this build of torch has no torch.distributed; start bench without torchrun")
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
+
     local, visible = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count() if device != "cpu" else 0
     if device != "cpu":
         if local >= visible:
@@ -128,8 +134,37 @@ def leads(device: str) -> bool:
                 f"process {local} of this machine has no GPU: there are {visible}; expected no more of them"
             )
         torch.cuda.set_device(local)
-    distributed.init_process_group("gloo" if device == "cpu" else "cpu:gloo,cuda:nccl", timeout=PATIENCE)
+    store, mine, size = next(rendezvous("env://", timeout=JOINING))
+    store = PrefixStore(f"bench/{_met(store, mine, size)}", store)
+    backend = "gloo" if device == "cpu" else "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(backend, store=store, rank=mine, world_size=size, timeout=PATIENCE)
     return rank() == 0
+
+
+def _met(store: Any, mine: int, size: int) -> str:
+    """A name that only those processes know which live now.
+
+    torchrun's store outlives a restart, and with it the addresses of the dead, which a process that comes early would
+    take for those of the living.  So each of those who follow says a word that was never said before and waits for an
+    answer to it; the first one answers whatever it finds until all have answered back.
+    """
+    name = uuid4().hex
+    if mine:
+        store.set(f"bench/hello/{mine}", name)
+        first: str = store.get(f"bench/welcome/{name}").decode()  # waits for it
+        store.set(f"bench/here/{first}/{mine}", "")
+        return first
+    missing, until = set(range(1, size)), time.monotonic() + JOINING.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"bench/hello/{other}"]):
+                store.set(f"bench/welcome/{store.get(f'bench/hello/{other}').decode()}", name)
+            if store.check([f"bench/here/{name}/{other}"]):
+                missing.discard(other)
+        if time.monotonic() > until:
+            raise IncompleteError(f"processes {sorted(missing)} of {size} did not come; are all machines up?")
+        time.sleep(0.02)
+    return name
 
 
 def follow(place: Place) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -103,6 +104,30 @@ def test_batch_statistics_are_those_of_the_module(norm, monkeypatch):
         assert torch.allclose(mine.state_dict()[name], value, atol=1e-12), name
     mine.eval(), norm.eval()
     assert torch.allclose(together._normed(mine, x), norm(x), atol=1e-12)
+
+
+def test_the_dead_are_not_taken_for_the_living():
+    """The store still has what three processes said in an earlier life, and the first one comes last."""
+    store = torch.distributed.HashStore()
+    names = [met(store, [2, 1, 0]) for _ in range(3)]
+    assert all(len(set(found)) == 1 for found in names), "all of a life agree"
+    assert len({found[0] for found in names}) == 3, "and no two lives do"
+
+
+def met(store, ranks):
+    """The names on which threads agree that come in this order."""
+    found = []
+    threads = [
+        threading.Thread(target=lambda rank=rank: found.append(together._met(store, rank, len(ranks))))
+        for rank in ranks
+    ]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join(timeout=30)
+    assert len(found) == len(ranks)
+    return found
 
 
 def test_more_processes_than_gpus_is_a_clear_error(monkeypatch):
