@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.zoo import Finding
 
+MOUNTS = Path("/proc/self/mounts")
 LITTLE_FILES = 1024  # open files of a process; each worker holds some, and a large data set may be many
 SHARED = {
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "fuse.ceph", "cifs", "smb3", "afs", "panfs", "9p", "glusterfs",
@@ -92,7 +93,7 @@ def _shared(option: str, folder: Path) -> Finding:
 def _file_system(path: Path) -> str:
     """The type of what is mounted at a path, or above it."""
     try:
-        lines = Path("/proc/self/mounts").read_text().splitlines()
+        lines = MOUNTS.read_text().splitlines()
     except OSError:
         return ""
     found = [(mount.replace("\\040", " "), kind) for _, mount, kind, *_ in (line.split(" ") for line in lines)]

@@ -102,11 +102,16 @@ class Process:
         if self._at_exit is not None:
             self._at_exit.cancel()
             self._at_exit = None
-        for worker in crew:
-            worker.ask_to_end()
-        deadline = time.monotonic() + GRACE
-        for worker in crew:
-            worker.end(deadline)
+        try:
+            for worker in crew:
+                worker.ask_to_end()
+            deadline = time.monotonic() + GRACE
+            for worker in crew:
+                worker.end(deadline)
+        except BaseException:  # a second Ctrl-C
+            for worker in crew:
+                worker.process.kill()
+            raise
 
     @property
     def _busy(self) -> list[_Worker]:

@@ -6,7 +6,7 @@ What the ledger holds is not done again, so the same command continues after any
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from bench.events import EventLog
 from bench.exam import CLEAN
 from bench.executors import Executor, Inline
 from bench.obtain import existing, training_threads
-from bench.outcomes import next_question
+from bench.outcomes import Mask, Outcome, next_question
 from bench.place import build
 from bench.records import CheckRecord, Document, Record, TrainingRecord
 from bench.together import announce, ranks
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from bench.request import Exam
 
 Report = Callable[[str], None]
+Model = tuple[str, str]  # net and weights
+_Piece = tuple[tuple["Cell", ...], list[int]]
+
+WAVE = 2_000_000  # images that attacks are asked about, after which the next models wait for the next look
 
 
 @dataclass
@@ -73,7 +77,9 @@ def _run(exam: Exam, place: Place, executor: Executor, summary: Summary, report:
     failed: set[str] = set()
     before: list[Question] = []
     patient, answered = False, 0
-    while questions := list(_missing(exam, place, models, failed, executor.width)):
+    finished: set[Model] = set()
+    each = list(dict.fromkeys((record.net, weights) for record, weights in models))
+    while questions := _missing(exam, place, each, failed, executor.width, finished):
         if questions == before and (patient or answered):
             raise IncompleteError(
                 f"{len(questions)} questions stay open after they were answered; is the ledger writable?"
@@ -173,47 +179,72 @@ def _line(exam: Exam, result: Record) -> str:
 
 
 def _missing(
-    exam: Exam, place: Place, models: Sequence[tuple[TrainingRecord, str]], failed: set[str], width: int
-) -> Iterator[Question]:
-    """The questions that can be asked now; some columns wait for the answers to others."""
-    seen: set[tuple[str, int]] = set()
-    wanted: dict[tuple[str, ...], list[tuple[Cell, frozenset[int]]]] = {}
-    for record, weights in models:
-        for name, condition in exam.questions:
-            column, clean = exam.columns[name], exam.clean(place, record.net, weights, condition)
+    exam: Exam, place: Place, models: Sequence[Model], failed: set[str], width: int, finished: set[Model]
+) -> list[Question]:
+    """The questions that can be asked now, of so many models as are enough for a while.
+
+    Some columns wait for the answers to others.  finished: models of which nothing is left; they are not looked at
+    again.
+    """
+    known, pieces, images = place.ledger.keys(), list[_Piece](), 0
+    for model in (model for model in models if model not in finished):
+        found = list(_open(exam, place, model, failed, known))
+        if not found:
+            finished.add(model)
+        pieces += found
+        images += sum(len(asked) for _, asked in found)
+        if images >= WAVE:
+            break
+    each = [sum(exam.passes_of(cells[0].attack)) for cells, _ in pieces]
+    ranges = sum(-(-len(asked) // range_size(n, len(asked))) for n, (_, asked) in zip(each, pieces, strict=True))
+    questions = []
+    for n, ((cell, *others), asked) in zip(each, pieces, strict=True):
+        size = range_size(n, len(asked), width if ranges < 4 * width else 1)
+        for start in range(0, len(asked), size):
+            ids = tuple(asked[start : start + size])
+            questions.append(Question(cell, ids, exam.dataset_recipe.written, exam.dataset.shape, tuple(others)))
+    return questions
+
+
+def _open(exam: Exam, place: Place, model: Model, failed: set[str], known: Container[str]) -> Iterator[_Piece]:
+    """What can be asked of a model now: cells that are answered together, and their images."""
+    nothing = Outcome.nothing(exam.n)
+    outcomes: dict[str, Outcome] = {}
+
+    def outcome(cell: Cell) -> Outcome:
+        if cell.key not in known:
+            return nothing
+        if cell.key not in outcomes:
+            outcomes[cell.key] = exam.outcome(place, cell)
+        return outcomes[cell.key]
+
+    seen: dict[str, Mask] = {}
+    wanted: dict[tuple[str, ...], dict[Cell, Mask]] = {}
+    for condition, names in exam.by_condition.items():
+        clean = outcome(exam.cells(*model, CLEAN, condition)[0]) if CLEAN in exam.columns else nothing
+        for name in names:
+            column = exam.columns[name]
             if column.strict and not clean.asked.all():
                 continue
-            cells = exam.cells(record.net, weights, name, condition)
-            following = next_question(column, clean, [exam.outcome(place, cell) for cell in cells])
+            cells = exam.cells(*model, name, condition)
+            following = next_question(column, clean, [outcome(cell) for cell in cells])
             if following is None or cells[following[0]].key in failed:
                 continue
-            cell = cells[following[0]]
-            ids = frozenset(i for i in np.flatnonzero(following[1]).tolist() if (cell.key, i) not in seen)
-            seen |= {(cell.key, i) for i in ids}
-            wanted.setdefault(exam.run_of(cell), []).append((cell, ids))
-    pieces = [piece for alike in wanted.values() for piece in _shared(exam, alike)]
-    each = [sum(exam.passes_of(cells[0].attack)) for cells, _ in pieces]
-    many = sum(-(-len(images) // range_size(n, len(images))) for n, (_, images) in zip(each, pieces, strict=True))
-    for n, ((cell, *others), images) in zip(each, pieces, strict=True):
-        size = range_size(n, len(images), width if many < 4 * width else 1)
-        for start in range(0, len(images), size):
-            asked = tuple(images[start : start + size])
-            yield Question(cell, asked, exam.dataset_recipe.written, exam.dataset.shape, tuple(others))
+            cell, mask = cells[following[0]], following[1]
+            wanted.setdefault(exam.run_of(cell), {})[cell] = seen[cell.key] = seen.get(cell.key, nothing.asked) | mask
+    for by_cell in wanted.values():
+        yield from _shared(exam, by_cell)
 
 
-def _shared(exam: Exam, alike: Sequence[tuple[Cell, frozenset[int]]]) -> Iterator[tuple[tuple[Cell, ...], list[int]]]:
+def _shared(exam: Exam, by_cell: Mapping[Cell, Mask]) -> Iterator[_Piece]:
     """Cells that are answered together, the longest run first, and their images; what is not common comes apart."""
-    by_cell: dict[Cell, frozenset[int]] = {}
-    for cell, ids in alike:
-        by_cell[cell] = by_cell.get(cell, frozenset()) | ids
-
-    common = frozenset.intersection(*by_cell.values())
-    if len(by_cell) > 1 and common:
-        yield tuple(sorted(by_cell, key=exam.length, reverse=True)), sorted(common)
-        by_cell = {cell: ids - common for cell, ids in by_cell.items()}
-    for cell, ids in by_cell.items():
-        if ids:
-            yield (cell,), sorted(ids)
+    common = np.logical_and.reduce(list(by_cell.values()))
+    if len(by_cell) > 1 and common.any():
+        yield tuple(sorted(by_cell, key=exam.length, reverse=True)), np.flatnonzero(common).tolist()
+        by_cell = {cell: mask & ~common for cell, mask in by_cell.items()}
+    for cell, mask in by_cell.items():
+        if mask.any():
+            yield (cell,), np.flatnonzero(mask).tolist()
 
 
 def range_size(passes: int, images: int, width: int = 1) -> int:

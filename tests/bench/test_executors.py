@@ -133,6 +133,32 @@ def test_workers_end_with_their_parent_and_with_the_loop(place: Place) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+def test_a_run_that_was_stopped_blames_no_worker(place: Place) -> None:
+    """Stopped for longer than limit and silence allow, and continued: the task is done, at its first try."""
+    text = (
+        "from pathlib import Path; from bench.place import Place; from tests.bench.tasks import Job\n"
+        "from bench.executors_process import Process\n"
+        "def limit(_task, seconds): return 7.0 if seconds > 7.0 else 0.0\n"
+        "if __name__ == '__main__':\n"
+        f"    place = Place(Path({str(place.ledger_root)!r}), Path('s'), Path('d'))\n"
+        "    found = list(Process(1, limit, silence=7.0, beat=0.2)(place, [Job(0, pause=3.0)]))\n"
+        "    assert [result for _, result in found] == [[]], found\n"
+    )
+    script = place.ledger_root.parent / "script.py"
+    script.write_text(text)
+    run = subprocess.Popen(
+        [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(Path.cwd())}, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not tries(place, 0):
+        time.sleep(0.1)
+    os.killpg(run.pid, signal.SIGSTOP)
+    time.sleep(9.0)
+    os.killpg(run.pid, signal.SIGCONT)
+    assert run.wait(60) == 0
+    assert tries(place, 0) == 1 and done(place) == {0}
+
+
 def test_workers_that_cannot_start_end_the_run(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no worker lives long enough to take a task, the run stops and says so, and tries nothing for ever."""
     python = place.ledger_root.parent / "python"

@@ -90,6 +90,16 @@ def test_workers_change_no_verdict(place: Place) -> None:
     assert sum(len(r.asked) for r in two.ledger.all() if isinstance(r, Record)) > 300
 
 
+def test_models_in_waves_change_no_verdict(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where models are looked at one after another, since all together are too many, the same is asked, once."""
+    request = replace(ASK, columns=("clean", "slow", "walks", "slow(pause=0.001)"), seeds=(0, 1, 2), n=60)
+    first = go(place, request)
+    monkeypatch.setattr("bench.run.WAVE", 1)
+    waves = elsewhere(place, "waves")
+    assert go(waves, request).asked == first.asked
+    assert verdicts(place) == verdicts(waves) and len(verdicts(waves)) == 12
+
+
 def test_every_attack_says_the_same_in_any_workers_and_batches(place: Place) -> None:
     """All built-in attacks, shortened, on digits: here; and in parts of another size, here and in two others."""
     small = {"steps": 3, "queries": 40, "restarts": 2, "rounds": 2, "targets": 3, "change": 1, "pairs": 4, "tries": 30}
