@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import (
+        CertificateRecord,
         ColumnCard,
         DatasetCard,
         ExamCard,
@@ -73,6 +74,7 @@ __all__ = [
     "Bpda",
     "Canary",
     "Cell",
+    "CertificateRecord",
     "Column",
     "ColumnCard",
     "Condition",
@@ -158,8 +160,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
-        " TrainingRecord VerificationRecord read_document",
+        "records": "CertificateRecord ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard"
+        " TableColumn TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",

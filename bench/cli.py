@@ -62,9 +62,12 @@ def cli() -> None:
 @option(
     "--escalate/--no-escalate", default=None, help="ask more of models that raise a doubt; default: with --suite full"
 )
+@option("--certify", is_flag=True, help="prove first which images stand whatever the attack; these are not attacked")
 @exam_options
 @places
-def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, **options: Any) -> None:
+def run(
+    as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, certify: bool, **options: Any
+) -> None:  # fmt: skip
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
@@ -79,7 +82,9 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
     with prints_aside(), reporter() as report:  # plugins may print
         exam, place = resolved(options)
         _warn_of_hours(exam, place)
-        summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
+        summary = run_exam(
+            exam, place, executor_of(executor, workers, exam, place), report=report.line, certificates=certify
+        )
         if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
             for probes, more in escalated(place, exam):
                 models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"

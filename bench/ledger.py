@@ -18,6 +18,7 @@ from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
 from bench.files import INCOMING, check_content, sweep, write_once
 from bench.records import (
+    CertificateRecord,
     CheckRecord,
     ColumnCard,
     DatasetCard,
@@ -53,6 +54,7 @@ D = TypeVar(
     TableCard,
     ReportedCard,
     CheckRecord,
+    CertificateRecord,
 )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.answer import Question
+from bench.certify import certify
 from bench.checked import Check, known
 from bench.errors import IncompleteError, RampartError
 from bench.exam import CLEAN
@@ -48,8 +49,11 @@ class Summary:
         self.failures += other.failures
 
 
-def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summary:
-    """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
+def run(exam: Exam, place: Place, executor: Executor, *, report: Report, certificates: bool = False) -> Summary:
+    """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary.
+
+    certificates: prove first which images stand whatever the attack, and ask no attack about these.
+    """
     summary = Summary()
     place.ledger.tidy()
     place.store.tidy()
@@ -58,6 +62,8 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
     _check(exam, place, executor, models, report)
+    if certificates:
+        certify(exam, place, executor, [(record.net, weights) for record, weights in models], report)
     failed: set[str] = set()
     before: list[Question] = []
     patient, answered = False, 0
