@@ -197,7 +197,9 @@ def _scaled(one: Any, other: Any) -> Interval:
     return Interval(torch.minimum(*ends), torch.maximum(*ends)).wider(_rounding(2) * one.most * by.abs() + TINY)
 
 
-def _affine(x: Interval, apply: Callable[[Tensor, Tensor], Tensor], weight: Tensor, bias: Tensor, terms: int) -> Interval:
+def _affine(
+    x: Interval, apply: Callable[[Tensor, Tensor], Tensor], weight: Tensor, bias: Tensor, terms: int
+) -> Interval:
     """A layer that is linear in its weight and its input; `bias` has the shape of its output."""
     weight = weight.detach().double()
     centre, radius = (x.high + x.low) / 2, (x.high - x.low) / 2

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from bench.exam import CLEAN
 from bench.outcomes import fallen_within
-from bench.records import ColumnCard, Document, ExamCard, Record, TrainingRecord
+from bench.records import CertificateRecord, ColumnCard, Document, ExamCard, Record, TrainingRecord
 
 if TYPE_CHECKING:
     from bench.ledger import Ledger
@@ -158,17 +158,25 @@ def _standings(ledger: Ledger, documents: Sequence[Document]) -> Iterator[Standi
             records.setdefault((r.net, r.weights, r.test, r.condition), []).append(r)
     cards = [d for d in documents if isinstance(d, ColumnCard)]
     exams = {(e.test, e.threat) for e in documents if isinstance(e, ExamCard)}
-    for (net, weights, test, _), near in records.items():
+    proven: dict[tuple[str, str, str, str], dict[str, set[int]]] = {}
+    for c in documents:
+        if isinstance(c, CertificateRecord):
+            proven.setdefault((c.net, c.weights, c.test, c.condition), {}).setdefault(c.threat, set()).update(
+                c.certified
+            )
+    for (net, weights, test, condition), near in records.items():
         models = makers.get((net, weights), {Model(f"weights {weights[:12]}", net, "", "", None, ""): ""})
         threats = {threat for known, threat in exams if known == test}
-        for found in _of_weights(near, cards, threats, ledger):
+        held = proven.get((net, weights, test, condition), {})
+        for found in _of_weights(near, cards, threats | held.keys(), ledger, held):
             for model, made in models.items():
                 yield replace(found, model=model, made=max(made, found.made))
 
 
 def _of_weights(
-    records: Sequence[Record], cards: Sequence[ColumnCard], asked: set[str], ledger: Ledger
-) -> Iterator[Standing]:
+    records: Sequence[Record], cards: Sequence[ColumnCard], asked: set[str], ledger: Ledger,
+    proven: Mapping[str, set[int]],
+) -> Iterator[Standing]:  # fmt: skip
     """Every column of some weights on a test part under a condition, with no model's name yet."""
     one = records[0]
     nobody = Model("", "", "", "", None, "")
@@ -182,7 +190,7 @@ def _of_weights(
 
     lost = {r.attack: r for r in records if _is_clean(r.attack)}
     clean = _cell([r for r in records if r.attack in lost], None, ledger) if lost else None
-    if clean is not None and (seen := _seen([clean], None, 0)):
+    if clean is not None and (seen := _seen([clean], 1, None, 0)):
         yield standing(CLEAN, None, lost, None, **seen)
     bound = {r.threat for r in records if r.threat and ":" in r.threat}
     for threat in sorted(bound | asked):
@@ -198,17 +206,29 @@ def _of_weights(
                 names.setdefault((tuple(sorted(set(card.attacks))), card.strict, card.first), []).append(card)
         for (attacks, strict, first), alike in names.items():
             members = [cells[a] for a in attacks if a in cells]
-            if len(members) == len(attacks) and (seen := _seen(members, clean if strict else None, first)):
+            held = frozenset(proven.get(threat, ()))
+            # A certificate may leave nothing to ask of some attacks, or of all.
+            if (len(members) == len(attacks) or held) and (
+                seen := _seen(members, len(attacks), clean if strict else None, first, held)
+            ):
                 name = " = ".join(sorted({card.name for card in alike}))
                 yield standing(name, threat, attacks, alike[0], **seen)
 
 
-def _seen(members: Sequence[_Cell], clean: _Cell | None, first: int) -> dict[str, Any]:
-    """The images that fell among the first n, where all these are decided; nothing where none is."""
+def _seen(
+    members: Sequence[_Cell], attacks: int, clean: _Cell | None, first: int, proven: frozenset[int] = frozenset()
+) -> dict[str, Any]:
+    """The images that fell among the first n, where all these are decided; nothing where none is.
+
+    proven: images that are certified to stand, so that no attack was asked.  attacks: how many there are.
+    """
     fell = frozenset[int]().union(*(m.fell for m in members), clean.fell if clean else ())
-    decided = fell | frozenset.intersection(*(m.asked for m in members))
+    asked = frozenset.intersection(*(m.asked for m in members)) if len(members) == attacks else frozenset()
+    decided = fell | asked | proven
     n = next(i for i in count() if i not in decided)
     meant = next(i for i in count() if i not in clean.asked) if clean else n
+    if len(members) < attacks and (clean is None or n < meant):  # not all was asked that nobody proved
+        return {}
     if n < meant:  # of the images beyond those that were asked, the ones that clean lost alone would count
         n = min(n, *(1 + max(m.asked) for m in members))
     n = min(n, first or n)

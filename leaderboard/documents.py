@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from bench import (
+    CertificateRecord,
     ColumnCard,
     DatasetCard,
     ExamCard,
@@ -44,6 +45,7 @@ class Documents:
     reported: tuple[ReportedCard, ...] = ()
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
     verified: frozenset[str] = frozenset()  # cells all of whose records were recounted, and held
+    certificates: tuple[CertificateRecord, ...] = ()
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
 
     @classmethod
@@ -54,7 +56,7 @@ class Documents:
         distances: dict[str, Mapping[int, float]] = {}
         for document in read_all(ledger, damaged):
             try:
-                if isinstance(document, Record | ExamCard | TableCard):
+                if isinstance(document, Record | ExamCard | TableCard | CertificateRecord):
                     _check_threat(document.threat)
                 if isinstance(document, Record) and document.threat is not None and ":" not in document.threat:
                     distances[document.images] = _distances(ledger, document)  # a minimum-norm attack's
@@ -72,6 +74,7 @@ class Documents:
             tuple(kept.get(ReportedCard, ())),
             distances,
             _verified(ledger, kept.get(Record, ()), kept.get(VerificationRecord, ())),
+            tuple(kept.get(CertificateRecord, ())),
             tuple(damaged),
         )
 

@@ -13,6 +13,7 @@ from leaderboard.words import natural
 if TYPE_CHECKING:
     from bench import Record, TrainingRecord
     from leaderboard.arithmetic import Number, Spent
+    from leaderboard.certificates import Certificate
     from leaderboard.curves import Curve
     from leaderboard.doubts import Doubt
     from leaderboard.images import Images
@@ -61,6 +62,7 @@ class Row:
     records: tuple[Record, ...] = ()  # all that it rests on
     evidence: Evidence = field(default_factory=Evidence, compare=False)  # follows from the same records
     spoilt: tuple[Images, ...] = ()  # where its summary is a mean: what fell under each condition, if all are known
+    certificate: Certificate | None = None  # what is proven of it; None where nobody tried
     tier: str = "measured"  # or verified, where all its records were recounted
 
     @cached_property

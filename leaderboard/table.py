@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench import ColumnCard, Record, ThreatModel, TrainingRecord
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
+from leaderboard.certificates import Certificate, certificates
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
 from leaderboard.doubts import Doubt, masked, said
@@ -74,6 +75,7 @@ class _Library:
         labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
         self.cards = documents.columns
+        self.certificates = certificates(documents.certificates, first)
         self.verified = documents.verified
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
         asked = {(e.test, e.threat) for e in documents.exams} | {(p.test, p.threat) for p in self.cells if p.threat}
@@ -93,6 +95,9 @@ class _Library:
                 for threat in self.threats.get((test, said), ()) if said and ":" not in said else (said,):
                     if name_of(p.attack) != CLEAN:
                         attacked.setdefault((p.condition, threat), set()).add((p.net, p.weights))
+            for key, certificate in self.certificates.items():  # which may leave no attack anything to do
+                if key[0] == test and certificate.held:
+                    attacked.setdefault((key[2], key[3]), set()).add((key[1], key[4]))
             done = set[Subject]().union(*(who for (condition, _), who in attacked.items() if condition == CLEAN))
             bare = {(p.net, p.weights) for p in places if p.condition == CLEAN} - done
             for condition, threat in sorted(attacked, key=lambda c: (c[0] != CLEAN, natural(c[0]), natural(c[1]))):
@@ -123,13 +128,14 @@ class _Library:
 
     def _subject(self, place: Place) -> _Subject:
         """What is known of one set of weights under one condition and threat."""
-        near = self.near[(*place[:3], place.weights)]
+        near = self.near.get((*place[:3], place.weights), {})
         clean = next((cell for p, cell in near.items() if name_of(p.attack) == CLEAN), None)
         mine = {p.attack: cell for p, cell in near.items() if p.threat == place.threat and name_of(p.attack) != CLEAN}
         if place.threat:
             threat = ThreatModel.parse(place.threat)
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
-        return _Subject(clean, mine)
+        said = self.certificates.get((place.test, place.net, place.condition, place.threat or "", place.weights))
+        return _Subject(clean, mine, said)
 
     def _spoilt(self, test: str, name: str, places: Sequence[Place]) -> Section:
         """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
@@ -179,7 +185,7 @@ class _Library:
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
                 (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
-                evidence or Evidence(), spoilt, tier,
+                evidence or Evidence(), spoilt, subject.certificate if subject else None, tier,
             )  # fmt: skip
 
 
@@ -189,13 +195,15 @@ class _Subject:
 
     clean: Outcome | None
     cells: Mapping[str, Outcome]
+    certificate: Certificate | None = None
     exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
     counted: dict[str, Number | None] = field(default_factory=dict)  # likewise, by the name of the column
 
     def exam(self, head: Head) -> Exam:
         found = self.exams.get(head)
         if found is None:
-            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first)
+            held = self.certificate.held if self.certificate else None
+            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first, held)
         return found
 
     def number(self, head: Head) -> Number | None:
@@ -222,12 +230,16 @@ class _Subject:
 
     def hidden(self) -> tuple[Doubt, ...]:
         """A doubt where attacks without gradients fell images on which those with gradients failed."""
-        return masked({attack: cell for attack, cell in self.cells.items() if cell.records[0].access is not None})
+        known = {attack: cell for attack, cell in self.cells.items() if cell.records[0].access is not None}
+        return (*masked(known), *(self.certificate.contradicted(self.cells) if self.certificate else ()))
 
     def worst(self, heads: Sequence[Head]) -> Number | None:
         common = [h for h in heads if h.common] or heads
         others = [h for h in heads if h not in common]
-        return worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+        found = worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+        if found is None or self.certificate is None:
+            return found
+        return replace(found, certified=self.certificate.held.among(found.n))
 
     def fell(self, heads: Sequence[Head]) -> Images:
         """The images that fell in some of these columns."""

@@ -1,8 +1,9 @@
 """The exact distance of an image to another class of a small ReLU net, by mixed-integer programming.
 
-A ReLU is one of two straight lines; a binary variable says which, and another which class is reached (arXiv:1711.07356).
-All in float64 by scipy's `milp`.  What it finds is solved again with its binaries fixed, as a linear programme, so that
-the answer does not rest on how exactly the integers were met; that nothing is nearer rests on its proof, to 1e-6.
+A ReLU is one of two straight lines; a binary variable says which, and another which class is reached
+(arXiv:1711.07356).  All in float64 by scipy's `milp`.  What it finds is solved again with its binaries fixed, as a
+linear programme, so that the answer does not rest on how exactly the integers were met; that nothing is nearer rests
+on its proof, to 1e-6.
 """
 
 from __future__ import annotations
@@ -142,9 +143,7 @@ class _Programme:
         whole = self.whole == 1
         low, high = self.low.copy(), self.high.copy()
         low[whole] = high[whole] = np.clip(values[whole], self.low[whole], self.high[whole])
-        found = linprog(
-            self.cost, A_ub=-self.rows, b_ub=-self.least, bounds=np.stack([low, high], 1), method="highs"
-        )
+        found = linprog(self.cost, A_ub=-self.rows, b_ub=-self.least, bounds=np.stack([low, high], 1), method="highs")
         return Nearest(float(found.fun), found.x[: self.size]) if found.status == 0 else None
 
 

@@ -115,9 +115,7 @@ def ask(recipe: Recipe, known: Known, eps: float = 0.0) -> Found:
         threat = ThreatModel(threat.norm, Fraction(eps))
     victim = Victim(known.module, tile=len(x), access=plugin.access, images=len(x))
     with torch.enable_grad():
-        images = plugin.function(
-            victim, x.clone(), y.clone(), threat, Draws(0, places, recipe.name), **recipe.settings
-        )
+        images = plugin.function(victim, x.clone(), y.clone(), threat, Draws(0, places, recipe.name), **recipe.settings)
     size = check(str(recipe), images, x, threat, places)
     _, fell = misread(Subject(known.module, len(x)), images.detach().clamp(0, 1), y)
     return Found(fell, size.double())

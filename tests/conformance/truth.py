@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +154,11 @@ def _of_linear(name: str, weight: Tensor, bias: Tensor, x: Tensor, y: Tensor, no
         gap = -(x * w).sum(1) - (bias[j] - bias[y])
         cap = torch.where(w > 0, 1 - x, x)
         moves = _least(w.abs(), cap, gap, norm)
-        size = moves.gt(0).sum(1).double() if norm == "l0" else ThreatModel.parse(f"{norm}:1").size(moves.view(-1, 1, SIDE, SIDE))
+        size = (
+            moves.gt(0).sum(1).double()
+            if norm == "l0"
+            else ThreatModel.parse(f"{norm}:1").size(moves.view(-1, 1, SIDE, SIDE))
+        )
         reached = (w.abs() * moves).sum(1) >= gap * (1 - 1e-9)
         better = reached & (y != j) & (size < distance)
         distance = size.where(better, distance)
@@ -189,7 +194,7 @@ def _trained(name: str) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
     x, y = _images(dataset.train, pair)
     widths = [PIXELS, *([8] if name == "relu" else []), 2 if pair else 10]
     torch.manual_seed(0)
-    linear = [nn.Linear(a, b, dtype=torch.double) for a, b in zip(widths, widths[1:], strict=False)]
+    linear = [nn.Linear(a, b, dtype=torch.double) for a, b in pairwise(widths)]
     net = nn.Sequential(*[part for layer in linear for part in (layer, nn.ReLU())][:-1])
     optimiser = torch.optim.Adam(net.parameters(), 1e-2)
     with torch.enable_grad():
