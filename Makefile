@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench canaries conformance power planted clean
+.PHONY: help quickstart test chromium docs bench canaries conformance optimality power planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -50,6 +50,9 @@ canaries: $(VENV)/.installed  ## Break models on purpose and see that each is no
 conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
 	@$(PIP) --no-build-isolation --editable '.[conformance]'
 	@$(BIN)/python -m tests.conformance.compare
+
+optimality: $(VENV)/.installed-dev  ## Hold every attack against the exact truth; writes docs/optimality.md (half an hour)
+	@$(BIN)/python -m tests.conformance.optimality
 
 power: $(VENV)/.installed-dev  ## Simulate gates: false alarms and power, in docs/ci.md (minutes)
 	@$(BIN)/python -m tests.conformance.power

@@ -25,7 +25,7 @@ from bench.origin import about
 from bench.registry import plugins
 from bench.victim import Victim, be_exact
 from leaderboard.optimality import FILE, Against, Distance, InBall, Optimality
-from tests.conformance import truth
+from tests.conformance import mixture, truth
 from tests.conformance.truth import Known
 
 FLOORS = Path(__file__).parent / "optimality.json"
@@ -204,6 +204,7 @@ def page(table: Optimality) -> str:
             for d in one.distances:
                 text += _row(f"`{d.attack}`", f"{d.found} of {one.images}", _percent(d.median), _percent(d.largest))
             text += "\n"
+    text += mixture.section(mixture.Mixture())
     return text + f"Measured on {table.machine}, with torch {table.versions['torch']}, on one thread.\n"
 
 
@@ -243,6 +244,7 @@ def main(words: Sequence[str]) -> int:
     ]  # fmt: skip
     sys.stderr.writelines(f"{line}\n" for line in wrong)
     if not wrong:
+        mixture.write()
         PAGE.write_text(page(measured), encoding="utf-8")
         FILE.write_text(measured.model_dump_json(by_alias=True) + "\n", encoding="utf-8")
         lines = [f"{json.dumps(name)}: {json.dumps(each)}" for name, each in floors.items()]
