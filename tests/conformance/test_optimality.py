@@ -68,7 +68,9 @@ def test_no_attack_finds_less_than_it_did(name, norm):
     assert {text: said for text, said in worse.items() if said} == {}
 
 
-@pytest.mark.parametrize(("name", "norm"), [m for m in QUICK_MODELS if m[0] != "linear-2"], ids=lambda x: x)
+@pytest.mark.parametrize(
+    ("name", "norm"), [m for m in QUICK_MODELS if m[0] not in {"linear-2", "sphere"}], ids=lambda x: x
+)
 def test_no_attack_finds_what_is_not_there(name, norm):
     """A thousandth within the exact distance no image falls, and none falls nearer than the nearest one."""
     one = known(name, norm)
@@ -184,6 +186,6 @@ def test_the_nearest_image_is_on_the_boundary_and_as_far_as_it_is_said(name, nor
     assert one.nearest.min() >= 0 and one.nearest.max() <= 1
     for some in (one, edge_of(one)):
         top = some.module(some.nearest).topk(2).values
-        assert (top[:, 0] - top[:, 1]).abs().max() < 1e-4 * top.abs().max()
+        assert (top[:, 0] - top[:, 1]).abs().max() < 1e-4 * some.module(some.x).abs().max()
         assert torch.allclose(size(some.nearest.double() - some.x.double()), some.distance, rtol=1e-4)
         assert (some.module(some.x).argmax(1) == some.y).all()
