@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench fuzz canaries false-alarms conformance power torture planted clean
+.PHONY: help quickstart test chromium docs bench fuzz canaries false-alarms conformance optimality power torture planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -56,6 +56,9 @@ false-alarms: $(VENV)/.installed  ## How often doubts are raised about honest mo
 conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
 	@$(PIP) --no-build-isolation --editable '.[conformance]'
 	@$(BIN)/python -m tests.conformance.compare
+
+optimality: $(VENV)/.installed-dev  ## Hold every attack against the exact truth; writes docs/optimality.md (half an hour)
+	@$(BIN)/python -m tests.conformance.optimality
 
 power: $(VENV)/.installed-dev  ## Simulate gates: false alarms and power, in docs/ci.md (minutes)
 	@$(BIN)/python -m tests.conformance.power

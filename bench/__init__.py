@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import (
+        CertificateRecord,
         CheckRecord,
         ColumnCard,
         DatasetCard,
@@ -85,6 +86,7 @@ __all__ = [
     "Cam",
     "Canary",
     "Cell",
+    "CertificateRecord",
     "CheckRecord",
     "Column",
     "ColumnCard",
@@ -192,8 +194,8 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "CheckRecord ColumnCard DatasetCard ExamCard Picture PictureModel Record ReportedCard ReportedModel"
-        " TableCard TableColumn TrainingRecord VerificationRecord read_document",
+        "records": "CertificateRecord CheckRecord ColumnCard DatasetCard ExamCard Picture PictureModel Record"
+        " ReportedCard ReportedModel TableCard TableColumn TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",

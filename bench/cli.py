@@ -69,9 +69,10 @@ def cli() -> None:
     "--escalate/--no-escalate", default=None, help="ask more of models that raise a doubt; default: with --suite full"
 )
 @option("--events", default="", metavar="FILE", help="the event log; default: a new one in events/ beside the ledger")
+@option("--certify", is_flag=True, help="prove first which images stand whatever the attack; these are not attacked")
 @exam_options
 @places
-def run(as_json: bool, site: str, events: str, escalate: bool | None, **options: Any) -> None:
+def run(as_json: bool, site: str, events: str, escalate: bool | None, certify: bool, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
@@ -91,7 +92,7 @@ def run(as_json: bool, site: str, events: str, escalate: bool | None, **options:
         planned = _warn_of_hours(exam, place)
         with logged(events, planned, exam, place) as log:
             where = listening(executor_of(options, exam, place), log)
-            summary = run_exam(exam, place, where, report=report.line, log=log)
+            summary = run_exam(exam, place, where, report=report.line, log=log, certificates=certify)
             if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
                 look_closer(place, exam, executor_of(options, exam, place), report.line)
                 for probes, more in escalated(place, exam):

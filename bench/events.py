@@ -162,7 +162,8 @@ def named(task: Any) -> dict[str, Any]:
             }
         case Check():
             return {"kind": "check", "key": "", "task": f"check:{task.weights}", "what": f"check {task.weights[:8]}"}
-    return {"kind": type(task).__name__.lower(), "key": "", "task": repr(task)[:200], "what": repr(task)[:80]}
+    name = str(getattr(task, "name", repr(task)))
+    return {"kind": type(task).__name__.lower(), "key": "", "task": name[:200], "what": str(task)[:80]}
 
 
 def _epochs(defense: str) -> int:

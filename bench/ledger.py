@@ -18,6 +18,7 @@ from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
 from bench.files import INCOMING, check_content, check_writable, sweep, write_once
 from bench.records import (
+    CertificateRecord,
     CheckRecord,
     ColumnCard,
     DatasetCard,
@@ -55,6 +56,7 @@ D = TypeVar(
     ReportedCard,
     CheckRecord,
     Picture,
+    CertificateRecord,
 )
 
 

@@ -343,6 +343,49 @@ def check_key(net: str, weights: str, test: str, version: int, threat: str | Non
     return digest({"check": {"net": net, "weights": weights, "test": test, "version": version, **under}})
 
 
+class CertificateRecord(_Document):
+    """Which images no attack within a threat can fell, by a proof.  `key` is the hash of what was to be proven."""
+
+    schema_: Literal["rampart/certificate-1"] = Field("rampart/certificate-1", alias="schema")
+    key: Hash
+    net: str
+    weights: Hash
+    dataset: str  # the name, for people
+    test: Hash
+    condition: str
+    threat: str
+    method: str  # by which it is proven: ibp
+    version: int  # of the method
+    asked: list[int]  # places in the test part
+    certified: list[int]  # of these, the images whose every neighbour is read right
+    without: str  # why there is no bound; empty where there is one
+    cost: Spent
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> CertificateRecord:
+        asked, held = set(self.asked), set(self.certified)
+        if not asked or len(asked) != len(self.asked) or min(asked) < 0:
+            raise ValueError("asked must be distinct places of images, at least one")
+        if not held <= asked or len(held) != len(self.certified) or (held and self.without):
+            raise ValueError("certified must be distinct places of images that were asked, none where nothing bounds")
+        wanted = (self.net, self.weights, self.test, self.condition, self.threat, self.method, self.version)
+        if self.key != certificate_key(*wanted):
+            raise ValueError("the key is not that of its certificate: a field was changed")
+        return self
+
+
+def certificate_key(
+    net: str, weights: str, test: str, condition: str, threat: str, method: str, version: int
+) -> str:  # fmt: skip
+    """The name of a certificate in the ledger."""
+    facts = {"net": net, "weights": weights, "test": test, "condition": condition, "threat": threat}
+    return digest({"certificate": facts | {"method": method, "version": version}})
+
+
 Document = (
     Record
     | TrainingRecord
@@ -354,6 +397,7 @@ Document = (
     | ReportedCard
     | CheckRecord
     | Picture
+    | CertificateRecord
 )
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 

@@ -74,7 +74,9 @@ class Exam:
 
     def outcome(self, place: Place, cell: Cell) -> Outcome:
         """What the ledger says of a cell under the exam's threat."""
-        return Outcome.of(place.ledger, cell, self.n, self.threat)
+        from bench.certify import with_certificates
+
+        return with_certificates(Outcome.of(place.ledger, cell, self.n, self.threat), place.ledger, cell)
 
     def run_of(self, cell: Cell) -> tuple[str, ...]:
         """Cells of equal runs are answered, on the same images, by one run of the attack."""

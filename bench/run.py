@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.answer import Question
+from bench.certify import certify
 from bench.checked import Check, known
 from bench.errors import IncompleteError, RampartError
 from bench.events import EventLog
@@ -54,18 +55,26 @@ class Summary:
         self.failures += other.failures
 
 
-def run(exam: Exam, place: Place, executor: Executor, *, report: Report, log: EventLog | None = None) -> Summary:
-    """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary."""
+def run(
+    exam: Exam, place: Place, executor: Executor, *, report: Report, log: EventLog | None = None,
+    certificates: bool = False,
+) -> Summary:  # fmt: skip
+    """Do what is missing.  What fails is reported and the rest goes on; the errors are in the summary.
+
+    certificates: prove first which images stand whatever the attack, and ask no attack about these.
+    """
     log = log or EventLog(Path(os.devnull))
     summary = Summary()
     try:
-        _run(exam, place, executor, summary, report, log)
+        _run(exam, place, executor, summary, report, log, certificates=certificates)
     finally:
         executor.close()
     return summary
 
 
-def _run(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog) -> None:
+def _run(
+    exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog, *, certificates: bool
+) -> None:
     """Trainings, checks, then questions for as long as answers raise new ones."""
     place.ledger.tidy()
     place.store.tidy()
@@ -74,6 +83,8 @@ def _run(exam: Exam, place: Place, executor: Executor, summary: Summary, report:
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
     _check(exam, place, executor, models, report, log)
+    if certificates:
+        certify(exam, place, executor, [(record.net, weights) for record, weights in models], report)
     failed: set[str] = set()
     before: list[Question] = []
     patient, answered = False, 0

@@ -35,7 +35,8 @@ class Result(_Strict):
     """An accuracy: standing / (n * conditions) of the first n test images; low and high end the 95 % Wilson interval.
 
     bound: images that nobody has decided count as standing, so that the accuracy is this or less.
-    partial: on fewer images than clean was asked.  attack_seeds: the seed of each attack.
+    partial: on fewer images than clean was asked.  attack_seeds: the seed of each attack.  certified: how many of these
+    images are proven to stand, whatever the attack; null where nobody tried, and but in the column that sums up.
     """
 
     accuracy: Share
@@ -48,6 +49,7 @@ class Result(_Strict):
     partial: bool
     cost: Cost
     attack_seeds: dict[str, int]
+    certified: Count | None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -125,6 +125,7 @@ class Number:
 
     bound: images that nobody has decided are counted as standing, so the true number is this or less.
     partial: on fewer images than clean was asked.  conditions: how many it is the mean over; `standing` is their sum.
+    certified: how many of them are proven to stand, whatever the attack; None where nobody tried to prove it.
     """
 
     standing: int
@@ -134,6 +135,7 @@ class Number:
     seeds: tuple[tuple[str, int], ...] = ()  # attack, attack seed
     partial: bool = False
     conditions: int = 1
+    certified: int | None = None
 
     @property
     def share(self) -> Fraction:
@@ -163,6 +165,7 @@ class Exam:
     decided: Images
     first: int  # the column is about so many of the first test images; 0 is all
     members: Mapping[str, Outcome]  # by attack; those that have a record
+    certified: Images = field(default_factory=Images)  # proven to stand, so that no attack needs to be asked
 
     @property
     def spent(self) -> Spent:
@@ -176,22 +179,25 @@ class Exam:
 
 
 def examine(
-    attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome], limit: int = 0
-) -> Exam:
+    attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome], limit: int = 0,
+    certified: Images | None = None,
+) -> Exam:  # fmt: skip
     """The union of a column's attacks.
 
     An image is decided if one of them felled it, or all were asked about it; in a strict column also if it was
-    lost to begin with.
+    lost to begin with, and always if it is certified to stand.
     """
+    held = certified or Images()
     members = {a: cells[a] for a in attacks if a in cells}
     fell = Images.union(m.fell for m in members.values())
     if strict and clean is not None:
         fell |= clean.fell
     whole = attacks and len(members) == len(set(attacks))
     decided = fell | Images.common(m.asked for m in members.values()) if whole else fell
+    decided |= held
     if limit:
-        fell, decided = fell & Images.below(limit), decided & Images.below(limit)
-    return Exam(fell, decided, limit, members)
+        fell, decided, held = (images & Images.below(limit) for images in (fell, decided, held))
+    return Exam(fell, decided, limit, members, held)
 
 
 def count(exam: Exam, clean: Outcome | None) -> Number | None:
@@ -202,7 +208,8 @@ def count(exam: Exam, clean: Outcome | None) -> Number | None:
     reach = min((m.asked.end for m in exam.members.values()), default=0)
     reach = min(reach, exam.first or reach)
     decided, spent = exam.decided.first, exam.spent
-    n = reached(decided, exam.fell.among(decided), reach, asked)
+    known = (exam.fell | exam.certified).among(decided)  # whatever any attack was asked
+    n = reached(decided, known, reach, asked)
     if n is None:
         if not (asked and reach):
             return None
@@ -225,7 +232,8 @@ def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] =
     decided = fell | Images.common(e.decided | (whole - Images.below(e.first)) if e.first else e.decided for e in exams)
     spent = Spent.of(r for e in (*exams, *others) for m in e.members.values() for r in m.records)
     reach, first = min(_reach(e, n) for e in exams), decided.first
-    m = reached(first, fell.among(first), reach, n)
+    known = Images.union([fell, *(e.certified for e in exams)]).among(first)
+    m = reached(first, known, reach, n)
     if m is not None and first < n:
         return Number(m - fell.among(m), m, False, spent, partial=True)
     return Number(n - fell.among(n), n, first < n, spent)

@@ -157,6 +157,7 @@ def _number(number: Number) -> dict[str, Any]:
         "conditions": number.conditions,
         "bound": number.bound,
         "partial": number.partial,
+        "certified": number.certified,
         "cost": _spent(number.spent),
         "attack_seeds": dict(number.seeds),
     }

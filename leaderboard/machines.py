@@ -147,7 +147,8 @@ def _group(group: Group, rank: list[int] | None) -> api.GroupOf:
 def _result(x: Number) -> api.Result:
     low, high = x.interval
     return api.Result(
-        x.accuracy, low, high, x.standing, x.n, x.conditions, x.bound, x.partial, _cost(x.spent), dict(x.seeds)
+        x.accuracy, low, high, x.standing, x.n, x.conditions, x.bound, x.partial, _cost(x.spent), dict(x.seeds),
+        x.certified,
     )  # fmt: skip
 
 

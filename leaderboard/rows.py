@@ -14,6 +14,7 @@ from leaderboard.words import natural
 if TYPE_CHECKING:
     from bench import Record, TrainingRecord
     from leaderboard.arithmetic import Number, Spent
+    from leaderboard.certificates import Certificate
     from leaderboard.curves import Curve
     from leaderboard.doubts import Doubt
     from leaderboard.images import Images
@@ -63,6 +64,7 @@ class Row:
     records: tuple[Record, ...] = ()  # all that it rests on
     evidence: Evidence = field(default_factory=Evidence, compare=False)  # follows from the same records
     spoilt: tuple[Images, ...] = ()  # where its summary is a mean: what fell under each condition, if all are known
+    certificate: Certificate | None = None  # what is proven of it; None where nobody tried
     tier: str = "measured"  # or verified, where all its records were recounted
     trust: Trust = field(default_factory=Trust)  # whether its number may be believed
     rules: tuple[Rule, ...] = ()  # of the closed division, and what its records say of them

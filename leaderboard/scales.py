@@ -115,7 +115,13 @@ def _said(x: Number | Spread, low: float, high: float) -> str:
     """What stands below a number."""
     if isinstance(x, Spread):
         return f"{x.decided} of {x.seeds} decided" if x.bound else f"sd {percent(x.sd or 0.0)}"
-    return "undecided" if x.bound else f"{percent(low)}–{percent(high)}"
+    interval = "undecided" if x.bound else f"{percent(low)}–{percent(high)}"
+    return f"{interval}; {bracket(x)}" if x.certified is not None else interval
+
+
+def bracket(x: Number) -> str:
+    """Between what is proven and what no attack has felled lies the truth."""
+    return f"in [{percent((x.certified or 0) / x.n)}, {percent(x.accuracy)}]"
 
 
 def _few(x: Number | Spread, n: int) -> str:

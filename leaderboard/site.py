@@ -16,6 +16,7 @@ from leaderboard import (
     machines,
     method,
     models,
+    optimality,
     parity_pages,
     pictures,
     reported,
@@ -56,6 +57,7 @@ MODULES = cast(
         parity_pages,
         reported,
         method,
+        optimality,
         machines,
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench import ColumnCard, Record, ThreatModel, TrainingRecord, is_stale, newest
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
+from leaderboard.certificates import Certificate, certificates
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
 from leaderboard.doubts import Doubt, beside, said
@@ -77,6 +78,7 @@ class _Library:
         labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
         self.cards = documents.columns
+        self.certificates = certificates(documents.certificates, first)
         self.verified = documents.verified
         self.checks = newest(documents.checks)
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
@@ -97,6 +99,9 @@ class _Library:
                 for threat in self.threats.get((test, said), ()) if said and ":" not in said else (said,):
                     if name_of(p.attack) != CLEAN:
                         attacked.setdefault((p.condition, threat), set()).add((p.net, p.weights))
+            for key, certificate in self.certificates.items():  # which may leave no attack anything to do
+                if key[0] == test and certificate.held:
+                    attacked.setdefault((key[2], key[3]), set()).add((key[1], key[4]))
             done = set[Subject]().union(*(who for (condition, _), who in attacked.items() if condition == CLEAN))
             bare = {(p.net, p.weights) for p in places if p.condition == CLEAN} - done
             for condition, threat in sorted(attacked, key=lambda c: (c[0] != CLEAN, natural(c[0]), natural(c[1]))):
@@ -127,7 +132,7 @@ class _Library:
 
     def _subject(self, place: Place) -> _Subject:
         """What is known of one set of weights under one condition and threat."""
-        near = self.near[(*place[:3], place.weights)]
+        near = self.near.get((*place[:3], place.weights), {})
         clean = next((cell for p, cell in near.items() if name_of(p.attack) == CLEAN), None)
         mine = {p.attack: cell for p, cell in near.items() if p.threat == place.threat and name_of(p.attack) != CLEAN}
         if place.threat:
@@ -140,7 +145,8 @@ class _Library:
         attacks = {attack: cell for attack, cell in mine.items() if attack in known}
         n = len(Images.union(cell.asked for cell in attacks.values()))
         hidden = beside(attacks)
-        return _Subject(clean, mine, checks, raised(checks, records, hidden, n), hidden)
+        said = self.certificates.get((place.test, place.net, place.condition, place.threat or "", place.weights))
+        return _Subject(clean, mine, checks, raised(checks, records, hidden, n), hidden, said)
 
     def _checked(self, net: str, weights: str, test: str, threat: str | None) -> tuple[CheckRecord, ...]:
         """What the checks before any attack found, and those under a threat."""
@@ -199,10 +205,11 @@ class _Library:
             kept = rules(facts)
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
-                _told(records, trust, subject.hidden if subject else ()),
+                (*_told(records, trust, subject.hidden if subject else ()), *(subject.disproven() if subject else ())),
                 subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
-                evidence or Evidence(), spoilt, tier, trust, kept, division(facts, kept),
+                evidence or Evidence(), spoilt, subject.certificate if subject else None, tier, trust, kept,
+                division(facts, kept),
             )  # fmt: skip
 
 
@@ -215,13 +222,15 @@ class _Subject:
     checks: tuple[CheckRecord, ...] = ()
     findings: tuple[Finding, ...] = ()  # the doubts about it
     hidden: tuple[Contradiction, ...] = ()  # those of them that show when its attacks are set side by side
+    certificate: Certificate | None = None
     exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
     counted: dict[str, Number | None] = field(default_factory=dict)  # likewise, by the name of the column
 
     def exam(self, head: Head) -> Exam:
         found = self.exams.get(head)
         if found is None:
-            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first)
+            held = self.certificate.held if self.certificate else None
+            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first, held)
         return found
 
     def number(self, head: Head) -> Number | None:
@@ -246,10 +255,17 @@ class _Subject:
         }
         return {name: drawn for name, drawn in found.items() if drawn is not None}
 
+    def disproven(self) -> tuple[Doubt, ...]:
+        """A doubt where an attack felled what a certificate says stands."""
+        return self.certificate.contradicted(self.cells) if self.certificate else ()
+
     def worst(self, heads: Sequence[Head]) -> Number | None:
         common = [h for h in heads if h.common] or heads
         others = [h for h in heads if h not in common]
-        return worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+        found = worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+        if found is None or self.certificate is None:
+            return found
+        return replace(found, certified=self.certificate.held.among(found.n))
 
     @cached_property
     def called(self) -> frozenset[str]:

@@ -169,7 +169,7 @@ def test_typical_pages_are_small(whole):
 def test_an_empty_ledger_has_its_pages_too(tmp_path):
     """Lists that say that nothing is there, and no dead link."""
     found = {f.path: f.content for f in files(build(Ledger(tmp_path)))}
-    for path in ("attacks.html", "data.html", "compare.html", "plots.html", "method.html"):
+    for path in ("attacks.html", "data.html", "compare.html", "plots.html", "method.html", "optimality.html"):
         assert "<h1" in found[path].decode()
         parsed(found[path])
 
