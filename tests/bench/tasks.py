@@ -51,6 +51,9 @@ class Job:
                 time.sleep(1000)
             case "stops":
                 os.kill(os.getpid(), signal.SIGSTOP)
+            case "works in steps":  # of which it has some left after any interruption
+                for _ in range(40):
+                    time.sleep(0.1)
             case "shows its card":
                 (Path(place.ledger_root) / f"card-{os.environ['CUDA_VISIBLE_DEVICES']}").touch()
             case "explains":

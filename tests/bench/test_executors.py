@@ -141,7 +141,7 @@ def test_a_run_that_was_stopped_blames_no_worker(place: Place) -> None:
         "def limit(_task, seconds): return 7.0 if seconds > 7.0 else 0.0\n"
         "if __name__ == '__main__':\n"
         f"    place = Place(Path({str(place.ledger_root)!r}), Path('s'), Path('d'))\n"
-        "    found = list(Process(1, limit, silence=7.0, beat=0.2)(place, [Job(0, pause=3.0)]))\n"
+        "    found = list(Process(1, limit, silence=7.0, beat=0.2)(place, [Job(0, 'works in steps')]))\n"
         "    assert [result for _, result in found] == [[]], found\n"
     )
     script = place.ledger_root.parent / "script.py"
