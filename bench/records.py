@@ -368,8 +368,8 @@ class CertificateRecord(_Document):
     @model_validator(mode="after")
     def _whole(self) -> CertificateRecord:
         asked, held = set(self.asked), set(self.certified)
-        if not asked or len(asked) != len(self.asked) or min(asked) < 0:
-            raise ValueError("asked must be distinct places of images, at least one")
+        if not asked or len(asked) != len(self.asked) or min(asked) < 0 or max(asked) >= PLACES:
+            raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
         if not held <= asked or len(held) != len(self.certified) or (held and self.without):
             raise ValueError("certified must be distinct places of images that were asked, none where nothing bounds")
         wanted = (self.net, self.weights, self.test, self.condition, self.threat, self.method, self.version)
