@@ -91,7 +91,8 @@ def of_ledger(place: Place, dataset: str) -> Iterator[Model]:
     threat: str = getattr(loader.plugin, "threat", "")
     found = [d for d in place.ledger.all() if isinstance(d, TrainingRecord) and d.dataset == data.name]
     for record in sorted(found, key=lambda d: (d.seed, d.defense, d.key)):
-        weights, plugin = record.weights.get("best", ""), place.registry.parse("defense", record.defense).plugin
+        weights = record.weights.get("best", "")
+        plugin = place.registry.things.get(("defense", record.defense.partition("@")[0]))
         if getattr(plugin, "trains", False) and weights in place.store and weights not in seen:
             seen.add(weights)
             yield Model(place, record.net, weights, data, threat, f"{record.label}, seed {record.seed}")
