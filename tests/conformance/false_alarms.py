@@ -85,14 +85,15 @@ def digits(folder: Path) -> Iterator[Model]:
 
 
 def of_ledger(place: Place, dataset: str) -> Iterator[Model]:
-    """The trained models of a ledger, those of many nets and defenses first."""
+    """The models that were trained in a ledger, no checkpoints; those of many defenses first."""
     loader = place.registry.parse("dataset", dataset)
     data, seen = place.dataset(loader), set()
     threat: str = getattr(loader.plugin, "threat", "")
     found = [d for d in place.ledger.all() if isinstance(d, TrainingRecord) and d.dataset == data.name]
     for record in sorted(found, key=lambda d: (d.seed, d.defense, d.key)):
         weights = record.weights.get("best", "")
-        if weights in place.store and weights not in seen:
+        plugin = place.registry.things.get(("defense", record.defense.partition("@")[0]))
+        if getattr(plugin, "trains", False) and weights in place.store and weights not in seen:
             seen.add(weights)
             yield Model(place, record.net, weights, data, threat, f"{record.label}, seed {record.seed}")
 
