@@ -53,7 +53,7 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
     summary = Summary()
     place.ledger.tidy()
     place.store.tidy()
-    trained = _train(exam, place, executor, summary, report)
+    trained = train(exam, place, executor, summary, report)
     if trained:
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
@@ -77,7 +77,7 @@ def run(exam: Exam, place: Place, executor: Executor, *, report: Report) -> Summ
     return summary
 
 
-def _train(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report) -> list[TrainingRecord]:
+def train(exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report) -> list[TrainingRecord]:
     """A record for each lesson; small nets, which train on one thread, are trained side by side."""
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
     nets = {lesson.training.net for lesson in missing} if place.device.type == "cpu" else set()
