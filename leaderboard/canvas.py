@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leaderboard.drawing import LETTER, tag
-from leaderboard.words import printable
+from leaderboard.words import name_of, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,6 +125,12 @@ def heads(picture: Picture) -> list[str]:
         marks = [tell(m) for m in picture.models]
         found = [f"{name} {mark}" if name in twice else name for name, mark in zip(found, marks, strict=True)]
     return found
+
+
+def where(picture: Picture) -> str:
+    """The data set, and the net where all models have the same: mnist, cnn."""
+    nets = {name_of(m.net) for m in picture.models}
+    return ", ".join([picture.dataset, *(nets if len(nets) == 1 else ())])
 
 
 def listed(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leaderboard.canvas import GAP, ROW, Drawing, draw, fit, heads, levels, picture, side_of
+from leaderboard.canvas import GAP, ROW, Drawing, draw, fit, heads, levels, picture, side_of, where
 from leaderboard.drawing import tag, text
 from leaderboard.words import short
 
@@ -54,7 +54,7 @@ def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequen
         parts.append(picture(cell, y + ROW, side, levels(adversarial), f"taken for {classes[last]}"))
         parts.append(picture(2 * cell, y + ROW, side, difference(images[row], adversarial), "difference times ten"))
     fell = int(arrays["fell"].sum())
-    caption = f"Examples of {what}, {found.dataset}"
+    caption = f"Examples of {what}, {where(found)}"
     words = f"{len(found.images)} test images of {found.dataset}{spoilt} and what {what} made of them: {fell} fell."
     return [draw("", caption, words, (wide, top + len(found.images) * high), *parts)]
 

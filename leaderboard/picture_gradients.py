@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leaderboard.canvas import GAP, ROW, Drawing, diverging, draw, fit, heads, levels, listed, picture, side_of
+from leaderboard.canvas import GAP, ROW, Drawing, diverging, draw, fit, heads, levels, listed, picture, side_of, where
 from leaderboard.drawing import text
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def drawings(found: Picture, arrays: Mapping[str, NDArray[Any]], classes: Sequen
             parts.append(text(x, y + side + ROW - 2, fit(at, cell, 5.8), class_="small"))
             if not gradients[column, row].any():
                 parts.append(text(x + side / 2, y + side / 2, "zero", "middle"))
-    caption = f"Gradients of the loss, {found.dataset}"
+    caption = f"Gradients of the loss, {where(found)}"
     size = (columns * cell - GAP, top + len(found.images) * high)
     return [draw("", caption, _said(found, names), size, *parts)]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from leaderboard.canvas import GAP, ROW, Drawing, draw, fit, heads, levels, picture, side_of
+from leaderboard.canvas import GAP, ROW, Drawing, draw, fit, heads, levels, picture, side_of, where
 from leaderboard.drawing import Axis, path, tag, text
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _strips(found: Picture, arrays: Arrays, classes: Sequence[str], names: Seque
             f"{name}: {classes[first]} with {shares[0, first]:.0%}, at the end {classes[last]} with "
             f"{shares[-1, last]:.0%}"
         )
-    caption = f"The way to an adversarial example, {found.dataset}, image {found.images[0]}"
+    caption = f"The way to an adversarial example, {where(found)}, image {found.images[0]}"
     text_said = f"From {what} to its adversarial example in {count} frames. {'; '.join(said)}."
     return draw("", caption, text_said, (wide, 34 + len(names) * high), *parts)
 
@@ -158,7 +158,7 @@ def _epochs(found: Picture, arrays: Arrays, classes: Sequence[str], names: Seque
             parts.append(picture(i * cell, y + ROW + 8, side, levels(arrays[f"epoch_examples_{row}"][at])))
             parts.append(text(i * cell, y + 2 * ROW + side + 6, fit(classes[taken], cell), class_=style))
         said.append(f"{name}: {len(epochs)} epochs")
-    caption = f"The adversarial example over training, {found.dataset}, image {found.images[0]}"
+    caption = f"The adversarial example over training, {where(found)}, image {found.images[0]}"
     words = f"The adversarial example within {found.settings['threat']} of {what}. {'; '.join(said)}."
     return draw("epochs", caption, words, (max(cell * most, 460), 34 + len(names) * high), *parts)
 

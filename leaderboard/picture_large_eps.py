@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leaderboard.canvas import GAP, ROW, Drawing, draw, fit, heads, levels, listed, picture, side_of
+from leaderboard.canvas import GAP, ROW, Drawing, draw, fit, heads, levels, listed, picture, side_of, where
 from leaderboard.drawing import text
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def _drawing(
             pixels = levels(arrays["adversarial"][at, column, row])
             parts.append(picture(x, y + ROW, side, pixels, f"{head}: taken for {classes[taken]}, {sure}"))
     size = ((len(names) + 1) * cell - GAP, top + len(found.images) * high)
-    caption = f"Large adversarial images, {found.dataset}, {threat}"
+    caption = f"Large adversarial images within {threat}, {where(found)}"
     said = f"Test images {listed([str(p) for p in found.images])} and their adversarial images within {threat} "
     return draw(name, caption, f"{said}for {listed(names)}. {_fallen(arrays, at, names)}", size, *parts)
 

@@ -108,7 +108,7 @@ def test_large_examples_say_what_they_are_taken_for(writer):
         assert said(root).count("1 → 0 75 % ✓") == 1  # which was misread before
         pictures = shown(root)
         assert np.array_equal(pictures[2], levels(arrays["adversarial"][at, 1, 0]))
-        assert found.settings["threats"][at] in drawing.caption
+        assert drawing.caption == f"Large adversarial images within {found.settings['threats'][at]}, digits, cnn"
         assert "standard misreads 1, at linf:0.1 misreads 1 and at l2:1.5 misreads 1" in drawing.said
 
 
