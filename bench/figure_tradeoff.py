@@ -94,13 +94,19 @@ def _study(place: Place, preset: str, dataset: str, net: str) -> Study:
 
 
 def _run(place: Place, sat: Sequence[Sitting], options: Mapping[str, Any]) -> list[Exception]:
-    """Do what is missing, one exam after another; what failed."""
+    """Do what is missing: all trainings, side by side where nets are small, then exam by exam; what failed."""
+    from contextlib import closing
+
     from bench.cli_exam import executor_of
     from bench.report import reporter
-    from bench.run import run
+    from bench.run import Summary, run, train
+    from bench.study import together
 
     failed: list[Exception] = []
     with reporter() as report:
+        for exam in together(sat):
+            with closing(executor_of(options, exam, place)) as executor:
+                train(exam, place, executor, Summary(), report.line)
         for sitting in sat:
             exam = sitting.exam
             summary = run(exam, place, executor_of(options, exam, place), report=report.line)

@@ -78,7 +78,7 @@ def _run(
     """Trainings, checks, then questions for as long as answers raise new ones."""
     place.ledger.tidy()
     place.store.tidy()
-    trained = _train(exam, place, executor, summary, report, log)
+    trained = train(exam, place, executor, summary, report, log)
     if trained:
         place.ledger.add_cards(exam.dataset, exam.columns, exam.threat, exam.n)
     models = [(record, record.weights[which]) for record in trained for which in exam.weights]
@@ -109,10 +109,11 @@ def _run(
             _book(exam, question, result, summary, failed, report)
 
 
-def _train(
-    exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog
+def train(
+    exam: Exam, place: Place, executor: Executor, summary: Summary, report: Report, log: EventLog | None = None
 ) -> list[TrainingRecord]:
     """A record for each lesson; on a shared machine only small nets, on one thread each, are trained side by side."""
+    log = log or EventLog(Path(os.devnull))
     missing = [lesson for lesson in exam.lessons if existing(place, lesson.training) is None]
     nets = {lesson.training.net for lesson in missing}  # one that cannot be built is named before any training
     small = {training_threads(build(exam.nets[key], exam.dataset.shape)) for key in nets} == {1}

@@ -128,6 +128,17 @@ class _Asked:
         )
 
 
+def together(sat: Sequence[Sitting]) -> list[Exam]:
+    """For each number of training images an exam of all its trainings, by which they can be made at once."""
+    alike: dict[int, list[Sitting]] = {}
+    for sitting in sat:
+        alike.setdefault(sitting.arms[0].images, []).append(sitting)
+    return [
+        replace(some[0].exam, lessons=tuple(dict.fromkeys(lesson for s in some for lesson in s.exam.lessons)))
+        for some in alike.values()
+    ]
+
+
 def points(sitting: Sitting, place: Place) -> list[Point]:
     """What the ledger says of a sitting, a point for each arm."""
     exam = sitting.exam

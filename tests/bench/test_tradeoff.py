@@ -82,6 +82,18 @@ def test_a_point_is_what_bench_run_has_for_the_same_words(done):
     assert (summary.trained, summary.asked) == (0, 0)
 
 
+def test_run_makes_all_of_it_and_a_second_time_nothing(bench, done, tmp_path):
+    """The command ends in the same table as the exams one by one; again, no training and no attack is run."""
+    here = ("figure", "tradeoff", "--preset", "small", "--plugin", PLUGIN, "--sizes", "200", "--run", "--json")
+    first = bench(*here, "--executor", "inline", "--ledger", "l", "--store", "s", "--out", "o")
+    assert first.returncode == 0, first.stderr
+    rows = [row for row in made(done)[0].rows if row[0] == 200]
+    assert json.loads(first.stdout)["rows"] == rows
+    files = sorted((tmp_path / "l").rglob("*"))
+    again = bench(*here, "--executor", "inline", "--ledger", "l", "--store", "s", "--out", "o")
+    assert again.returncode == 0 and sorted((tmp_path / "l").rglob("*")) == files
+
+
 def test_what_is_missing_is_named_and_the_rest_is_drawn(done, tmp_path):
     """Without the records of one training its points are missing; with them the fuller picture outdoes the other."""
     whole, _ = made(done)
