@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from bench.exam import Cell, Precision, Training, digest
 from bench.recipe import Access
@@ -29,6 +38,12 @@ class Machine(_Document):
     threads: int
     tile: int  # images a pass; 0 for trainings
     sandbox: str = ""  # how a plugin's code was kept apart: bubblewrap, limits, or not at all
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the sandbox where there was none: those records stay what they were."""
+        written: dict[str, Any] = write(self)
+        return {k: v for k, v in written.items() if k != "sandbox" or v}
 
 
 class Spent(_Document):
