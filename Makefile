@@ -1,6 +1,6 @@
 # Everything that a fresh clone needs: `make quickstart` to see a board, `make test` before a commit.
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test chromium docs bench canaries conformance power planted clean
+.PHONY: help quickstart test chromium docs bench fuzz canaries false-alarms conformance optimality power torture planted clean
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -12,7 +12,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 
 help:  ## Say what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
 quickstart: $(VENV)/.installed  ## Train a small defense, attack it, and print the board (minutes on a CPU)
 	@$(BIN)/bench run --defense part-trades --suite quick
@@ -42,17 +42,29 @@ docs: $(VENV)/.installed-dev  ## Write docs/suites.md and docs/defenses.md from 
 bench: $(VENV)/.installed-dev  ## Time what must be fast
 	@$(BIN)/python -m pytest tests/benchmarks --quiet --benchmark-only $(PYTEST_ARGS)
 
+fuzz: $(VENV)/.installed-dev  ## Ten thousand spoilt recipes, options, records, bundles, weights and data files (half an hour)
+	@OMP_NUM_THREADS=1 RAMPART_FUZZ=$(or $(FUZZ),10000) $(BIN)/python -m pytest --quiet --capture=no tests/test_fuzz_words.py tests/test_fuzz_ledger.py tests/test_fuzz_files.py
+
 canaries: $(VENV)/.installed  ## Break models on purpose and see that each is noticed; writes docs/canaries.md (minutes)
 	@$(BIN)/python -m tests.conformance.canaries > docs/canaries.md.new || { cat docs/canaries.md.new; rm docs/canaries.md.new; exit 1; }
 	@mv docs/canaries.md.new docs/canaries.md
 	@cat docs/canaries.md
 
+false-alarms: $(VENV)/.installed  ## How often doubts are raised about honest models (half an hour; MNIST ones with CONFORMANCE_LEDGER)
+	@$(BIN)/python -m tests.conformance.false_alarms
+
 conformance: $(VENV)/.installed-dev  ## Compare attacks with other people's on public weights (needs CONFORMANCE_DATA, CONFORMANCE_WEIGHTS)
 	@$(PIP) --no-build-isolation --editable '.[conformance]'
 	@$(BIN)/python -m tests.conformance.compare
 
+optimality: $(VENV)/.installed-dev  ## Hold every attack against the exact truth; writes docs/optimality.md (half an hour)
+	@$(BIN)/python -m tests.conformance.optimality
+
 power: $(VENV)/.installed-dev  ## Simulate gates: false alarms and power, in docs/ci.md (minutes)
 	@$(BIN)/python -m tests.conformance.power
+
+torture: $(VENV)/.installed-dev  ## Kill runs 200 times by SIGKILL and compare what is left, in docs/faults.md (a quarter of an hour)
+	@OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m tests.torture --page
 
 planted: $(VENV)/.installed-dev  ## Gate models with planted weaknesses, in docs/ci.md (minutes; half an hour with CONFORMANCE_DATA)
 	@$(BIN)/python -m tests.conformance.planted

@@ -28,13 +28,29 @@ AA_TA10 = Column(
 )
 # The reference implementation, in Linf and L2: verdicts depend on the batch, so it is for comparison alone.
 AA_REFERENCE = Column("aa-reference", ("reference-apgd-ce", "reference-apgd-t", "reference-fab-t", "reference-square"))
-# What a doubt about a model calls for: where the scale of its logits may hide their slope, where slopes say nothing.
-PROBE_MARGIN = Column("probe-margin", ("cw(steps=100, step=0.125, keep='any')", "apgd-dlr", "apgd-t"))
+# What a doubt about a model calls for: where the scale of its logits may hide their slope, where slopes say nothing,
+# where answers are random, and where attacks did not get to their end.
+PROBE_MARGIN = Column(
+    "probe-margin", ("cw(steps=100, step=0.125, keep='any')", "pgd-rescaled(steps=100)", "apgd-dlr", "apgd-t")
+)
 PROBE_BLIND = Column(
     "probe-blind",
-    ("square(queries=5000)", "nes"),
-    by_norm=(("l2", ("square(queries=5000)",)), ("l1", ("square(queries=5000)",))),
+    ("bpda(steps=100)", "square(queries=5000)", "nes"),
+    by_norm=(
+        ("l2", ("bpda(steps=100)", "square(queries=5000)")), ("l1", ("bpda(steps=100)", "square(queries=5000)")),
+        ("l0", ("sparse-rs",)),
+    ),
+)  # fmt: skip
+PROBE_RANDOM = Column(
+    "probe-random", ("apgd-ce(eot=20)", "apgd-dlr(eot=20)", "cw(steps=40, step=0.125, eot=40, keep='any')")
 )
+PROBE_MORE = Column(
+    "probe-more",
+    (
+        "cw(steps=100, step=1.0, keep='any')", "cw(steps=200, step=0.03125, keep='any')",
+        "apgd-ce(steps=200, restarts=5)", "apgd-t(steps=200)", "square(queries=20000)",
+    ),
+)  # fmt: skip
 MDE = Column("mde", ("apgd-ce", "md", "mdmt", "fab-t"))
 
 QUICK = Suite(

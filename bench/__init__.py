@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bench.archives import unpack, workshop
     from bench.bpda import Bpda
+    from bench.cam import Cam, heat, outlying, within
     from bench.canary import Canary
+    from bench.contradiction import Asked, Contradiction, contradictions
     from bench.course import Course
+    from bench.decided import reached
+    from bench.doubts import REASONS, code_of, distrusts
     from bench.draws import Draws
     from bench.errors import (
         AttackError,
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
         UsageError,
         nearest,
     )
-    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Shape, Suite, Training
+    from bench.exam import Cell, Column, Condition, Dataset, Part, Precision, Regions, Shape, Study, Suite, Training
     from bench.extra import extra_images
     from bench.feed import Batch
     from bench.fetch import PublishedFile, download
@@ -45,9 +49,13 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import (
+        CertificateRecord,
+        CheckRecord,
         ColumnCard,
         DatasetCard,
         ExamCard,
+        Picture,
+        PictureModel,
         Record,
         ReportedCard,
         ReportedModel,
@@ -61,21 +69,29 @@ if TYPE_CHECKING:
     from bench.stats import binomial_tail, holm, student_quantile, wilson
     from bench.store import Store
     from bench.threat import ThreatModel, per_image_sum
+    from bench.together import ranks, sum_over_ranks
     from bench.training import Mode, TrainJob, frozen
+    from bench.trust import is_stale, lies, newest
     from bench.victim import Model
     from bench.zoo import Finding, Published, Zoo
 
 __all__ = [
+    "REASONS",
     "Alias",
+    "Asked",
     "Attack",
     "AttackError",
     "Batch",
     "Bpda",
+    "Cam",
     "Canary",
     "Cell",
+    "CertificateRecord",
+    "CheckRecord",
     "Column",
     "ColumnCard",
     "Condition",
+    "Contradiction",
     "Corruption",
     "Course",
     "Dataset",
@@ -92,6 +108,8 @@ __all__ = [
     "Model",
     "Net",
     "Part",
+    "Picture",
+    "PictureModel",
     "Precision",
     "Preset",
     "Published",
@@ -99,11 +117,13 @@ __all__ = [
     "RampartError",
     "Recipe",
     "Record",
+    "Regions",
     "ReportedCard",
     "ReportedModel",
     "Shape",
     "Sheet",
     "Store",
+    "Study",
     "Suite",
     "TableCard",
     "TableColumn",
@@ -118,23 +138,35 @@ __all__ = [
     "Zoo",
     "attack",
     "binomial_tail",
+    "code_of",
+    "contradictions",
     "corruption",
     "dataset",
     "defense",
+    "distrusts",
     "download",
     "extra_images",
     "fit",
     "frozen",
+    "heat",
     "holm",
+    "is_stale",
+    "lies",
     "locked",
     "nearest",
     "net",
+    "newest",
+    "outlying",
     "per_image_sum",
+    "ranks",
+    "reached",
     "read_document",
     "split_recipe",
     "student_quantile",
+    "sum_over_ranks",
     "unpack",
     "wilson",
+    "within",
     "workshop",
     "write_atomically",
 ]
@@ -144,11 +176,15 @@ _HOMES = {
     for home, words in {
         "archives": "unpack workshop",
         "bpda": "Bpda",
+        "cam": "Cam heat outlying within",
         "canary": "Canary",
+        "contradiction": "Asked Contradiction contradictions",
         "course": "Course",
+        "decided": "reached",
+        "doubts": "REASONS code_of distrusts",
         "draws": "Draws",
         "errors": "AttackError IncompleteError IntegrityError RampartError TrainingError UsageError nearest",
-        "exam": "Cell Column Condition Dataset Part Precision Shape Suite Training",
+        "exam": "Cell Column Condition Dataset Part Precision Regions Shape Study Suite Training",
         "extra": "extra_images",
         "feed": "Batch",
         "fetch": "PublishedFile download",
@@ -158,13 +194,15 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "ColumnCard DatasetCard ExamCard Record ReportedCard ReportedModel TableCard TableColumn"
-        " TrainingRecord VerificationRecord read_document",
+        "records": "CertificateRecord CheckRecord ColumnCard DatasetCard ExamCard Picture PictureModel Record"
+        " ReportedCard ReportedModel TableCard TableColumn TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",
         "store": "Store",
         "threat": "ThreatModel per_image_sum",
+        "together": "ranks sum_over_ranks",
         "training": "Mode TrainJob frozen",
+        "trust": "is_stale lies newest",
         "victim": "Model",
         "zoo": "Finding Published Zoo",
     }.items()

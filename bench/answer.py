@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.bundles import make
-from bench.checked import checked
+from bench.checked import checked, known_thorough
 from bench.doubts import DRIFTS, FICKLE
 from bench.evaluate import Verdict, images, judge_together
 from bench.exam import CLEAN, Cell, Condition, Shape
@@ -22,6 +22,7 @@ from bench.origin import about, source_hash
 from bench.place import THREADS
 from bench.recipe import Access, Attack, Recipe
 from bench.records import Document, Record, Spent
+from bench.sandbox import sandbox_of
 from bench.surrogates import surrogates
 from bench.threat import ThreatModel
 from bench.victim import be_exact
@@ -40,6 +41,18 @@ class Question:
     shape: Shape
     also: tuple[Cell, ...] = ()  # cells of the same kin: one run of the attack answers them too
     patient: bool = False  # waits for another process that is answering some of it
+
+    @property
+    def name(self) -> str:
+        """Its cell's key and its first image."""
+        return f"{self.cell.key}-{self.asked[0]}"
+
+    def __str__(self) -> str:
+        """For a person."""
+        cell = self.cell
+        under = "" if cell.condition == CLEAN else f" under {cell.condition.partition('@')[0]}"
+        attack = cell.attack.partition("@")[0]
+        return f"{attack} on {cell.weights[:8]}{under}, images {self.asked[0]} to {self.asked[-1]}"
 
     def do(self, place: Place) -> list[Document]:
         """Answer it here: a record for each cell, about the images that nobody asked since the question was put.
@@ -74,6 +87,8 @@ def answer(place: Place, question: Question) -> list[Record]:
         return images(dataset.test, asked, place.device, corruption, condition.severity)
 
     doubts = [doubt.text for doubt in checked(place, cell.net, cell.weights, dataset).doubts]
+    closer = known_thorough(place, cell.net, cell.weights, cell.test, cell.threat) if cell.threat else None
+    doubts += [doubt.text for doubt in closer.doubts] if closer else []
     x = look(torch.tensor(question.asked[: subject.tile]))[0]
     before = None if subject.random or FICKLE in doubts else answers(subject, x)
     threat = ThreatModel.of_cell(cell.threat) if cell.threat else None
@@ -92,13 +107,13 @@ def answer(place: Place, question: Question) -> list[Record]:
             key=c.key, net=c.net, weights=c.weights, dataset=dataset.name, test=c.test,
             condition=c.condition, threat=c.threat, attack=c.attack, seed=c.seed, precision=c.precision,
             asked=verdict.asked.tolist(), fell=verdict.asked[verdict.fell].tolist(),
-            images=_sidecar(place, c, verdict), source=source_hash(attack.plugin),
+            images=_sidecar(place, c, verdict), source=source_hash(attack.plugin), paper=attack.plugin.paper,
             bundle=place.store.put(kept) if kept else None,
             cost=Spent(
                 forwards=int(verdict.forwards.sum()), backwards=int(verdict.backwards.sum()), seconds=round(seconds, 3)
             ),
             access=_access(attack) if c.threat else None, run=None if c is cell else cell.key, doubts=doubts,
-            **about(place.device, subject.tile),
+            **about(place.device, subject.tile, sandbox_of(subject.module)),
         )  # fmt: skip
         place.ledger.add(record)
         records.append(record)

@@ -49,7 +49,8 @@ def judge(what: str, good: Standings, now: Standings, rules: Rules, only: set[ob
     report = compare(before, after, rules)
     if not report.comparisons:
         return Step(what, "broken", said="it has no column in common with the good end")
-    verdict: Verdict = "regressed" if report.regressed else "inconclusive" if report.inconclusive else "held"
+    unsure = report.inconclusive or report.untrusted
+    verdict: Verdict = "regressed" if report.regressed else "inconclusive" if unsure else "held"
     return Step(what, verdict, report.comparisons, said)
 
 

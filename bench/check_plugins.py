@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from bench.check_attack import BATCH_MEND, BATCH_WHY, check_attack
 from bench.checked import checked
-from bench.doubts import REASONS
+from bench.checked import thorough as look_thoroughly
+from bench.doubts import REASONS, distrusts
 from bench.draws import Draws
 from bench.errors import IncompleteError, RampartError, UsageError, nearest
 from bench.evaluate import Subject
@@ -42,19 +43,28 @@ TRAINED, EPOCHS = 512, 3  # training images of a defense that is tried
 HASH = 7  # letters of a hash that name weights
 
 
-def check(name: str, place: Place, dataset: str, net: str = "") -> list[Findings]:
-    """What is wrong with everything of that name: `fgsm`, `attack:fgsm`, `trades(beta=3.0)`, or a hash of weights."""
+def check(
+    name: str, place: Place, dataset: str, net: str = "", *, thorough: bool = False, threat: str = ""
+) -> list[Findings]:
+    """What is wrong with everything of that name: `fgsm`, `attack:fgsm`, `trades(beta=3.0)`, or a hash of weights.
+
+    thorough: weights are attacked, too, under a threat, which is the data set's own where none is given.
+    """
     be_exact(THREADS)
     kind, colon, text = name.partition(":")
     kinds = (kind,) if colon and kind in KINDS else KINDS
     text = text if colon and kind in KINDS else name
     found = []
     known = [k for k in kinds if _has(place, k, text)]
+    if thorough and known:
+        raise UsageError(
+            f"--thorough is about weights, by the beginning of their hash; {text!r} names another thing: {known[0]}"
+        )
     for one in known:
         recipe = place.registry.parse(one, text)
         found.append(_one(recipe, place, dataset, net))
     if not found:
-        found += _weights(name, place, dataset)
+        found += _weights(name, place, dataset, thorough=thorough, threat=threat)
     if not found:
         every = sorted({n for k in kinds for n in place.registry.names(k)})
         raise UsageError(
@@ -391,7 +401,7 @@ def _job(place: Place, data: Dataset, net: Recipe, threat: str, seed: int, scrat
     )  # fmt: skip
 
 
-def _weights(text: str, place: Place, dataset: str) -> list[Findings]:
+def _weights(text: str, place: Place, dataset: str, *, thorough: bool, threat: str) -> list[Findings]:
     """What the checks say of weights in the ledger, whose hash begins so, on a data set's test part."""
     if len(text) < HASH or set(text) - set("0123456789abcdef") or not place.ledger_root.is_dir():
         return []
@@ -399,15 +409,25 @@ def _weights(text: str, place: Place, dataset: str) -> list[Findings]:
     found = []
     for weights in sorted(w for w in known if w.startswith(text)):
         record = known[weights]
-        data = place.dataset(place.registry.parse("dataset", dataset or record.dataset))
+        loader = place.registry.parse("dataset", dataset or record.dataset)
+        data = place.dataset(loader)
         one = Findings("weights", f"{weights[:12]}, {record.label}", "")
-        looked = checked(place, record.net, weights, data)
-        for doubt in looked.doubts:
-            reason = REASONS[doubt.code]
-            what = f" ({doubt.what})" if doubt.what else ""
-            one.fault(doubt.code, doubt.text + what, data.name + evidence(doubt), reason.why, reason.mend)
-        honesty = looked.figures.get("gradient_honesty")
+        looks = [checked(place, record.net, weights, data)]
+        if thorough and any(distrusts(doubt.code) for doubt in looks[0].doubts):
+            one.skipped.append("whether attacks on it converge: no number about it is to be trusted anyway")
+        elif thorough:
+            assert isinstance(loader.plugin, DatasetLoader)
+            under = ThreatModel.parse(threat or loader.plugin.threat)
+            looks.append(look_thoroughly(place, record.net, weights, data, under, looks[0]))
+        for looked in looks:
+            for doubt in looked.doubts:
+                reason = REASONS[doubt.code]
+                what = f" ({doubt.what})" if doubt.what else ""
+                where = f"{data.name}{f', {looked.threat}' if looked.threat else ''}{evidence(doubt)}"
+                one.fault(doubt.code, doubt.text + what, where, reason.why, reason.mend)
+        honesty = looks[0].figures.get("gradient_honesty")
         said = f" (gradients are right on {100 * honesty:.0f} % of the images)" if honesty is not None else ""
-        one.passed += [] if one.faults else [f"no doubt on {looked.n} images of {data.name}{said}"]
+        under_attack = f", nor under attack at {looks[1].threat}" if len(looks) > 1 else ""
+        one.passed += [] if one.faults else [f"no doubt on {looks[0].n} images of {data.name}{said}{under_attack}"]
         found.append(one)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from contextlib import suppress
@@ -15,14 +14,17 @@ import click
 
 from bench.cli_bisect import bisect
 from bench.cli_check import check
-from bench.cli_exam import executor_of, place_of, resolved
+from bench.cli_exam import executor_of, followed, logged, resolved
+from bench.cli_figure import figure
 from bench.cli_gate import gate
 from bench.cli_ledger import ledger as ledger_commands
 from bench.cli_reproduce import reproduce
 from bench.cli_verify import audit, bundle, verify
+from bench.cli_watch import watch
 from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import RampartError, UsageError
 from bench.options import (
+    Choice,
     Command,
     Files,
     Group,
@@ -39,10 +41,14 @@ from bench.options import (
 
 if TYPE_CHECKING:
     from bench.place import Place
+    from bench.plan import Line
     from bench.request import Exam
     from bench.run import Summary
 
-KINDS = ("defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "zoo", "canaries")
+KINDS = (
+    "defenses", "attacks", "nets", "datasets", "corruptions", "suites", "columns", "presets", "studies", "zoo",
+    "canaries",
+)  # fmt: skip
 LONG = 600.0  # seconds of one worker, from which on a run announces what it starts
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -62,30 +68,39 @@ def cli() -> None:
 @option(
     "--escalate/--no-escalate", default=None, help="ask more of models that raise a doubt; default: with --suite full"
 )
+@option("--events", default="", metavar="FILE", help="the event log; default: a new one in events/ beside the ledger")
+@option("--certify", is_flag=True, help="prove first which images stand whatever the attack; these are not attacked")
 @exam_options
 @places
-def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: bool | None, **options: Any) -> None:
+def run(as_json: bool, site: str, events: str, escalate: bool | None, certify: bool, **options: Any) -> None:
     """Train (or pull), attack, judge, record, publish.
 
     What is in the ledger already is not run again; a killed run continues.
     """
-    from bench.escalation import escalated
+    from bench.escalation import escalated, look_closer
+    from bench.events import listening
     from bench.report import print_rich, reporter
     from bench.run import run as run_exam
     from leaderboard.document import document
     from leaderboard.site import publish
     from leaderboard.terminal import text
 
+    if followed(options):
+        return
     with prints_aside(), reporter() as report:  # plugins may print
         exam, place = resolved(options)
-        _warn_of_hours(exam, place)
-        summary = run_exam(exam, place, executor_of(executor, workers, exam, place), report=report.line)
-        if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
-            for probes, more in escalated(place, exam):
-                models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
-                report.line(f"doubt: {models} asked more: {', '.join(probes)}")
-                summary.add(run_exam(more, place, executor_of(executor, workers, more, place), report=report.line))
-        board = publish(place.ledger, Path(site)).board
+        planned = _warn_of_hours(exam, place)
+        with logged(events, planned, exam, place) as log:
+            where = listening(executor_of(options, exam, place), log)
+            summary = run_exam(exam, place, where, report=report.line, log=log, certificates=certify)
+            if escalate or (escalate is None and options["suite"] == "full" and not options["columns"]):
+                look_closer(place, exam, executor_of(options, exam, place), report.line)
+                for probes, more in escalated(place, exam):
+                    models = "1 model is" if len(more.lessons) == 1 else f"{len(more.lessons)} models are"
+                    report.line(f"doubt: {models} asked more: {', '.join(probes)}")
+                    where = listening(executor_of(options, more, place), log)
+                    summary.add(run_exam(more, place, where, report=report.line, log=log))
+            board = publish(place.ledger, Path(site)).board
     page = Path(site) / "index.html"
     test, threat = exam.dataset.test.hash, str(exam.threat)
     board = replace(board, sections=tuple(x for x in board.sections if x.test == test and x.threat in (threat, None)))
@@ -106,25 +121,26 @@ def run(as_json: bool, site: str, executor: str, workers: int | None, escalate: 
 @cli.command(cls=Command)
 @exam_options
 @places
-def plan(as_json: bool, site: str, executor: str, workers: int | None, **options: Any) -> None:
+def plan(as_json: bool, site: str, **options: Any) -> None:
     """What run would do: cells done and missing, passes, time.  Writes nothing."""
+    from bench.cli_exam import arrays_of, lines_json, say_arrays
     from bench.plan import plan as plan_exam
     from bench.report import plan_table
 
     with prints_aside():
         exam, place = resolved(options)
         lines = plan_exam(exam, place)
+        arrays = arrays_of(options, lines)
     if as_json:
-        from dataclasses import asdict
-
-        print_json({"schema": "rampart/plan-1", "lines": [asdict(line) for line in lines]})
+        print_json({"schema": "rampart/plan-1", "lines": lines_json(lines), **({"arrays": arrays} if arrays else {})})
     plan_table(lines)
+    say_arrays(arrays)
     _say_left_out(exam)
     _say_unset(exam)
 
 
 @cli.command("list", cls=Command)
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=Choice(KINDS))
 @click.argument("words", nargs=-1)
 @plugin_option
 @json_option
@@ -204,32 +220,6 @@ def fetch(name: str, given: tuple[str, ...], data: str, plugin: tuple[str, ...],
 
 
 @cli.command(cls=Command)
-@click.argument("kind", type=click.Choice(["corruptions"]))
-@option("--dataset", default="cifar10", show_default=True, help="a name, or npz:FILE")
-@option("--image", type=click.IntRange(min=0), default=0, show_default=True, help="its place in the test part")
-@option("--out", default="results/figures", show_default=True, metavar="DIR", help="where the figure goes")
-@data_option
-@plugin_option
-@json_option
-def figure(kind: str, dataset: str, image: int, out: str, data: str, plugin: tuple[str, ...], as_json: bool) -> None:
-    """Pictures.  corruptions: one test image under every corruption at every severity, as an SVG."""
-    from bench.files import write_atomically
-    from bench.pictures import corruptions
-    from leaderboard.sheet import sheet_svg
-
-    with prints_aside():
-        place = place_of({"data": data, "plugin": plugin})
-        sheet = corruptions(place.registry, place.dataset(place.registry.parse("dataset", dataset)), image)
-    path = Path(out) / f"{kind}-{re.sub(r'[^A-Za-z0-9.-]+', '-', sheet.dataset)}-{image}.svg"
-    write_atomically(path, sheet_svg(sheet).encode())
-    for name, reason in sheet.left_out:
-        say(f"Left out: {name}: {reason}.")
-    if as_json:
-        print_json({"schema": "rampart/figure-1", "figure": str(path), "left_out": dict(sheet.left_out)})
-    say(f"The figure: {path.resolve().as_uri()}")
-
-
-@cli.command(cls=Command)
 @option("--dataset", default="", help="load this data set too")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
 @click.option("--online", is_flag=True, help="ask every host that something is fetched from, too")
@@ -276,16 +266,18 @@ def _say_unset(exam: Exam) -> None:
         )
 
 
-def _warn_of_hours(exam: Exam, place: Place) -> None:
-    """Say what takes long before it starts."""
+def _warn_of_hours(exam: Exam, place: Place) -> list[Line]:
+    """Say what takes long before it starts; the plan, where the exam is not small."""
     from bench.plan import costly, is_small, plan
     from bench.report import duration
 
     if is_small(exam, place):
-        return
-    for line in costly(plan(exam, place), LONG):
+        return []
+    planned = plan(exam, place)
+    for line in costly(planned, LONG):
         each = f", {line.forwards // line.missing:,} forwards an image" if line.forwards >= line.missing > 0 else ""
         say(f"{line.what}: up to {duration(line.seconds)} on one worker ({line.missing:,} missing{each})")
+    return planned
 
 
 def _done(summary: Summary) -> dict[str, Any]:
@@ -305,7 +297,7 @@ def _sentence(summary: Summary, exam: Exam) -> str:
     return f"{trained}, {summary.asked:,} images asked in {len(summary.records)} new records."
 
 
-for _command in (audit, bisect, bundle, check, gate, ledger_commands, reproduce, verify):
+for _command in (audit, bisect, bundle, check, figure, gate, ledger_commands, reproduce, verify, watch):
     cli.add_command(_command)
 
 

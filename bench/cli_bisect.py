@@ -47,7 +47,7 @@ def _bisect_options(command: Any) -> Any:
 @_bisect_options
 def bisect(
     good: str, bad: str, command: str, result: str, work: str, max_drop: float, alpha: float, as_json: bool,
-    executor: str, workers: int | None, **options: Any,
+    **options: Any,
 ) -> None:  # fmt: skip
     r"""The commit, or the settings, that lowered robustness.
 
@@ -70,7 +70,7 @@ def bisect(
         if command:
             found = _commits(good, bad, command, result, work, rules, options, tell)
         else:
-            found = _settings(good, bad, rules, executor, workers, options, report.line, tell)
+            found = _settings(good, bad, rules, options, report.line, tell)
     if as_json:
         print_json(document(found, good=good, bad=bad, command=command))
     print_rich(table(found.steps))
@@ -106,7 +106,7 @@ def _commits(
 
 
 def _settings(
-    good: str, bad: str, rules: Rules, executor: str, workers: int | None, options: dict[str, Any],
+    good: str, bad: str, rules: Rules, options: dict[str, Any],
     report: Callable[[str], None], tell: Callable[[str], None],
 ) -> Found:  # fmt: skip
     from bench.bisect_settings import bisect as bisect_settings
@@ -114,7 +114,7 @@ def _settings(
 
     return bisect_settings(
         good, bad, lambda text: resolved({**options, "defenses": (text,)}),
-        lambda exam, place: executor_of(executor, workers, exam, place), rules, report, tell,
+        lambda exam, place: executor_of(options, exam, place), rules, report, tell,
     )  # fmt: skip
 
 

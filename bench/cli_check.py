@@ -23,20 +23,23 @@ from bench.options import (
 @click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @option("--dataset", default="digits", show_default=True, help="what a defense is tried on: a name, or npz:FILE")
 @option("--net", default="", metavar="RECIPE", help="of a defense; default: the data set's own")
+@option("--thorough", is_flag=True, help="attack weights, too: do attacks converge, does luck find more?")
+@option("--threat", default="", metavar="NORM:EPS", help="of --thorough; default: the data set's own")
 @ledger_option
 @store_option
 @data_option
 @plugin_option
 @json_option
 def check(
-    names: tuple[str, ...], dataset: str, net: str, ledger: str, store: str, data: str, plugin: tuple[str, ...],
-    as_json: bool,
+    names: tuple[str, ...], dataset: str, net: str, thorough: bool, threat: str, ledger: str, store: str, data: str,
+    plugin: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     r"""The conformance test of attacks, defenses, nets, corruptions, data sets and weights, for their author.
 
     \b
     bench check momentum --plugin momentum.py        does it keep what the bench promises of verdicts?
     bench check attack:fgsm net:cnn 3f9a2c1          of one kind; and the weights whose hash begins so
+    bench check 3f9a2c1 --thorough                   what --escalate asks first, and the attacks' own convergence
     The exit code is 1 where something is wrong, and 4 where nothing could be checked.
     """
     from bench.faults import Findings
@@ -47,7 +50,7 @@ def check(
 
         place = place_of({"ledger": ledger, "store": store, "data": data, "plugin": plugin})
         for name in names:
-            found += look(name, place, dataset, net)
+            found += look(name, place, dataset, net, thorough=thorough, threat=threat)
     wrong = sum(len(f.faults) for f in found)
     code = 1 if wrong else 0 if any(f.passed for f in found) else 4
     if as_json:

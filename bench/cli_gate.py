@@ -64,12 +64,16 @@ def gate(ledger: str, baseline: str, record: str, as_json: bool, **options: Any)
 def _record(now: Standings, file: str, ledger: str, *, as_json: bool) -> None:
     """Write a baseline."""
     from bench import baseline
+    from bench.trust import lies
 
     if not now.every:
         raise UsageError(f"--ledger {ledger}: no column of a model is decided there; bench run adds some")
     baseline.record(now, Path(file))
     if as_json:
         print_json({"schema": "rampart/gate-record-1", "baseline": file, "columns": len(now.every)})
+    for text in dict.fromkeys(doubt for s in now.every for doubt in s.doubts if lies(doubt, s.column)):
+        doubted = sorted({str(s.model) for s in now.every if text in s.doubts})
+        say(f"Not to be trusted: {'; '.join(doubted)}: {text}")
     models = len({s.model for s in now.every})
     say(f"{file}: {len(now.every)} columns of {models} models. From now on: bench gate --baseline {file}")
 

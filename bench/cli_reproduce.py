@@ -13,7 +13,7 @@ import click
 from bench.cli_exam import place_of
 from bench.console import print_json, prints_aside, say, stop_if_damaged
 from bench.errors import IncompleteError, UsageError, nearest
-from bench.options import Command, numbers, option, places
+from bench.options import Command, executor_options, numbers, option, places
 
 if TYPE_CHECKING:
     from bench.place import Place
@@ -38,14 +38,7 @@ DAY = 86_400.0  # seconds
 @click.option("--extra", default="", metavar="FILE", help="generated images (.npz), for tables that train on some")
 @option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1")
 @option("--batch", type=click.IntRange(min=1), help="images an attack holds at once; changes no verdict")
-@option(
-    "--executor",
-    type=click.Choice(["auto", "inline", "process"]),
-    default="auto",
-    show_default=True,
-    help="where cells run; auto: inline unless there is much to do",
-)
-@option("--workers", type=click.IntRange(min=1), help="processes; default: one a core")
+@executor_options
 @places
 def reproduce(paper: str, table: str, *, start: bool, as_json: bool, **options: Any) -> None:  # fmt: skip
     """A published table: its trainings and cells planned, run, and set beside the paper's numbers.
@@ -273,7 +266,7 @@ def _run(paper: Paper, table: PaperTable, wanted: _Wanted, options: dict[str, An
                 for card in exam.cards(row, one):
                     place.ledger.add(card)
             whole = together([one for _, one in each])
-            executor = executor_of(options["executor"], options["workers"], whole, place)
+            executor = executor_of(options, whole, place)
             summary = run(whole, place, executor, report=report.line)
             trained, asked = trained + summary.trained, asked + summary.asked
             failures += summary.failures

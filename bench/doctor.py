@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from bench.doctor_cluster import cluster
 from bench.errors import IncompleteError, IntegrityError, RampartError, UsageError
 from bench.fetch import FOLDER, Report, obtain_all, unreachable
 from bench.files import locked
@@ -96,6 +97,7 @@ def examine(
         lambda: _plugins(files, registry), lambda: _ledger(ledger),
         lambda: _datasets(registry, data), lambda: _dataset(registry, data, dataset), lambda: _zoos(registry, store),
         lambda: _hosts(registry) if online else iter(()),
+        lambda: cluster(ledger, store),
     ]  # fmt: skip
     return [finding for look in looks for finding in look()]
 

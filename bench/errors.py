@@ -24,6 +24,10 @@ class IncompleteError(RampartError):
     exit_code = 4
 
 
+class WorkerError(IncompleteError):
+    """A task whose workers died, hung or broke: nothing is known of it, and it is never taken for robustness."""
+
+
 class IntegrityError(RampartError):
     """A checksum, a checkpoint or a record that is not what it claims to be."""
 
@@ -36,6 +40,10 @@ class AttackError(RampartError):
 
 class ModelError(RampartError):
     """A model that broke its contract: it raised, or gave something else than logits."""
+
+
+class SandboxError(ModelError):
+    """A sandboxed model that asked for more than it may have, broke the protocol, or ended itself."""
 
 
 class TrainingError(RampartError):

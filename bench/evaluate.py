@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.draws import Draws
 from bench.errors import AttackError, ModelError, RampartError
 from bench.recipe import Attack, Corruption, Recipe
+from bench.see_through import seen_through
 from bench.victim import Victim, be_exact
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def _judge_batch(
     if subject.blind and attack.plugin.access == "gradients":
         subject = replace(subject, search=None)
     asked_module = subject.search or subject.module
+    if attack.plugin.stand_ins:
+        asked_module = seen_through(subject.module, tuple(x.shape[1:]), x.device)
     victim = Victim(asked_module, tile=subject.tile, access=attack.plugin.access, images=len(x))
     draws = Draws(seed, asked.to(x.device, copy=True), attack.name)
     others = {

@@ -76,6 +76,7 @@ class Dataset:
     test: Part
     classes: tuple[str, ...]
     official: Callable[[str, int], Part] | None = None  # published spoilt test images, by corruption and severity
+    learnt: str = ""  # the name in trainings, where only some of the training images are used
 
     def __post_init__(self) -> None:
         for name in ("train", "val", "test"):
@@ -162,6 +163,40 @@ class Suite:
     threat: str = ""  # fixed by a paper's protocol; another --threat is then a usage error
     weights: tuple[Which, ...] = ()  # likewise; else --weights decides
     superseded_by: str = ""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What robustness costs on a data set: one net, trained for each eps on each number of images, and examined.
+
+    eps: by norm, what is trained for and examined under; standard training, which stands for 0, is not said.
+    main: of each norm the eps of the comparisons over training images and between norms.
+    sizes: how many training images (0: all), and the recipes of standard and of adversarial training on so many.
+    linear: the net is linear and the classes are two, so its weights and the features' correlations tell something.
+    """
+
+    name: str
+    dataset: str  # recipe, without train_images
+    net: str
+    eps: tuple[tuple[Norm, tuple[str, ...]], ...]
+    main: tuple[tuple[Norm, str], ...]
+    sizes: tuple[tuple[int, str, str], ...]
+    column: str
+    n: int = 0  # of the first test images; 0 is all
+    about: str = ""
+    linear: bool = False
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What a smaller budget on one region of the image does: recipes, in which {low} is its share of eps.
+
+    The first is that of the whole budget everywhere.  {settings} is where further settings go.
+    """
+
+    name: str
+    recipes: tuple[tuple[str, str], ...]  # region, recipe
+    about: str = ""
 
 
 @dataclass(frozen=True)

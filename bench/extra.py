@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +50,15 @@ def _read(path: Path, key: str) -> NDArray[Any]:
             about = packed.getinfo(f"{key}.npy")
         if about.compress_type == zipfile.ZIP_STORED:
             return _mapped(path, about.header_offset)
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             array: NDArray[Any] = file[key]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UsageError(f"{path}: {key} cannot be read ({error}); expected a file made by numpy.savez") from error
+            if not isinstance(array, np.ndarray):
+                raise UsageError(f"{path}: {key} is not an array; expected a file made by numpy.savez")
+    except UsageError:
+        raise
+    except Exception as error:  # numpy and zipfile raise anything at a damaged header
+        said = f"{type(error).__name__}: {str(error)[:200]!r}"
+        raise UsageError(f"{path}: {key} cannot be read ({said}); expected a file made by numpy.savez") from error
     return array
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.draws import Draws
+from bench.together import share
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,9 +59,19 @@ class Feed:
         """Batches an epoch, which is as many images as the training part has."""
         return -(-len(self._own) // size)
 
+    def least(self, size: int) -> int:
+        """Images of the smallest batch of an epoch."""
+        more = int(self._share * size)
+        return more + min(size - more, len(self._own) - (self.steps(size) - 1) * (size - more))
+
     def batch(self, size: int, epoch: int, place: int, augment: str = "none") -> Batch:
-        """One batch of an epoch: its own images at most once an epoch, extra ones drawn with replacement."""
+        """One batch of an epoch: its own images at most once an epoch, extra ones drawn with replacement.
+
+        Where several processes train together it is the part of the batch that is this one's.
+        """
         own, drawn = self._ids(size, epoch, place)
+        mine = share(len(own) + len(drawn))
+        own, drawn = own[mine], drawn[max(0, mine.start - len(own)) : max(0, mine.stop - len(own))]
         x, y = self._own[own]
         if self._extra is not None and len(drawn):
             more = self._extra[drawn]

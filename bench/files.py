@@ -17,6 +17,8 @@ from typing import IO
 from bench.errors import IncompleteError, IntegrityError
 
 INCOMING = ".incoming"  # the folder of a ledger or store in which files lie until they are whole
+# What a file system says that has no locks, or whose server for them is away: work may then be done twice.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.EBADF, errno.EIO}
 _MINE = f".{re.sub('[^A-Za-z0-9-]', '-', os.uname().nodename)[:64]}."  # how temporary files of this machine begin
 
 
@@ -102,6 +104,18 @@ def _abandoned(name: str, age: float, *, delete: bool) -> bool:
     return True
 
 
+def check_writable(folder: Path) -> None:
+    """IncompleteError unless files can be written into a folder; hours of work may hang on it."""
+    try:
+        file, name = _begin(folder)
+        with file:
+            os.unlink(name)
+    except OSError as error:
+        raise IncompleteError(
+            f"cannot write into {folder}: {error.strerror}; nothing was begun; another folder may be named"
+        ) from error
+
+
 def check_content(path: Path | str, content: bytes, name: str, mend: str = "") -> None:
     """IntegrityError unless a file's content has the sha256 that it is named by."""
     if hashlib.sha256(content).hexdigest() != name:
@@ -120,10 +134,17 @@ def write_once(path: Path, content: bytes, via: Path | None = None) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes of this machine respect; it ends with the process, however that ends."""
+    """Hold a lock that other processes respect; it ends with the process, however that ends.
+
+    On a file system without locks it holds nothing: two processes may then do the same, which is waste and no harm.
+    """
     while True:
         with _lock_file(path) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise IncompleteError(f"cannot lock {path}: {error.strerror}") from error
             if _still_there(file, path):
                 yield
                 return
@@ -134,16 +155,17 @@ def range_locked(path: Path, first: int, last: int, *, wait: bool) -> Iterator[b
     """Hold the whole numbers first to last of a file as one's own: other processes may hold other ones meanwhile.
 
     Gives whether they are held: without `wait` they are not, where another process has some of them.  The lock ends
-    with the process, however that ends.  It is the process's: it says nothing within one.
+    with the process, however that ends.  It is the process's: it says nothing within one.  On a file system without
+    locks they count as held, as in `locked`.
     """
     while True:
         with _lock_file(path) as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), last - first + 1, first)
             except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                if error.errno not in {errno.EACCES, errno.EAGAIN, *_NO_LOCKS}:
                     raise IncompleteError(f"cannot lock {path}: {error.strerror}") from error
-                yield False
+                yield error.errno in _NO_LOCKS
                 return
             if _still_there(file, path):
                 yield True

@@ -21,6 +21,7 @@ from bench.feed import Batch
 from bench.files import write_atomically
 from bench.passes import lean
 from bench.report import duration
+from bench.together import add_up, of_the_first, rank, ranks, share, sum_over_ranks
 from bench.training import TrainJob, weights_of
 
 Loss = Callable[[nn.Module, Batch], Tensor]  # a scalar, to go down
@@ -43,6 +44,8 @@ def fit(
 ) -> nn.Module:
     """Train, and return the last weights (or their average); the best by validation go to the job.
 
+    loss: a mean over the images of the batch.  Where several processes train together each is given its part of the
+    batch, and what a loss takes from all of its images it must take by sum_over_ranks.
     before_epoch is called with the model and the epoch, after_step with the model and the batch.  `also` are modules
     that they change and that must survive a crash; those of their weights that want gradients are trained, too.
     replays: how often a batch is used in a row.  Killed at any moment and run again, or stopped by SIGTERM, it ends
@@ -62,6 +65,7 @@ class _Training:
         self.optimizer = _optimizer([model, *also.values()], course)
         self.feed = job.feed(course)
         self.batches = self.feed.steps(course.batch)
+        share(self.feed.least(course.batch))  # or an error, before the first step
         self.average: Average | None = None
         if course.ema or course.swa:
             follower = lean(job.net())
@@ -72,6 +76,8 @@ class _Training:
         self.told = time.perf_counter()
         self.before: dict[str, Tensor] | None = None  # the judged weights of the epoch before
         self.halted = False
+        self.asked: Callable[[], bool] = lambda: False  # to stop
+        self.stop = False  # whether any process that trains with this one was asked
 
     @property
     def judged(self) -> nn.Module:
@@ -81,24 +87,28 @@ class _Training:
     def run(self, loss: Loss, before_epoch: Callable[[nn.Module, int], None], after_step: Hook) -> nn.Module:
         """From where it was left to the end."""
         self._resume()
-        with _deferred() as asked_to_stop:
+        with _deferred() as self.asked:
             while self.epoch <= self.course.epochs and not self.halted:
                 if self.place == 0:
-                    torch.manual_seed(self.job.seed * 1_000_003 + self.epoch)  # for dropout and the like
+                    self._draw_anew()
                     before_epoch(self.model, self.epoch)
                 started = time.perf_counter()
                 for place in range(self.place, self.batches):
                     self._batch(loss, after_step, place)
-                    if asked_to_stop():
+                    if self.stop or (ranks() == 1 and self.asked()):
                         self.seconds += time.perf_counter() - started
                         self._save()
                         raise KeyboardInterrupt
                     self._tell(started)
                 self._end_epoch(started)
-            if asked_to_stop():  # in the validation of the last epoch
+            if self.asked():  # in the validation of the last epoch
                 raise KeyboardInterrupt
         self._check_collapse()
         return self.judged
+
+    def _draw_anew(self) -> None:
+        """Seed what draws without names, as dropout does: by epoch, and for each process of its own."""
+        torch.manual_seed(self.job.seed * 1_000_003 + self.epoch + rank() * 7_368_787 * (1 + self.place))
 
     def _batch(self, loss: Loss, after_step: Hook, place: int) -> None:
         feed = self.feed.batch(self.course.batch, self.epoch, place, self.course.augment)
@@ -110,29 +120,43 @@ class _Training:
                 if "momentum" in group:
                     group["momentum"] = momentum
             self.model.train()
-            if not self._step(loss, feed):
+            images = self._step(loss, feed)
+            if not images:
                 raise TrainingError(self._what_fits(loss, feed))
             after_step(self.model, feed)
             if self.average is not None:
                 self.average.after_step(self.model)
-        self.place, self.images = place + 1, self.images + len(feed)
+        self.place, self.images = place + 1, self.images + images
 
-    def _step(self, loss: Loss, feed: Batch) -> bool:
-        """Move the weights; False where memory ran out, and what was held then is free again."""
+    def _step(self, loss: Loss, feed: Batch) -> int:
+        """Move the weights; the images that counted, or 0 where memory ran out: what was held then is free again."""
         try:
             value = loss(self.model, feed)
             self.optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            if ranks() == 1:
+                value.backward()
+                total, images = value.detach() * len(feed), len(feed)
+            else:
+                total, images = self._together(value * len(feed), len(feed))
             self.optimizer.step()
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            return False
-        self.total += value.detach() * len(feed) / self.replays
-        return True
+            return 0
+        self.total += total / self.replays
+        return images
+
+    def _together(self, loss: Tensor, images: int) -> tuple[Tensor, int]:
+        """Gradients of the whole batch: the sum of the losses of its images, and how many these are."""
+        loss.backward()
+        every = [p for group in self.optimizer.param_groups for p in group["params"]]
+        total, images, self.stop = add_up(every, loss.detach(), images, self.asked())
+        return total, images
 
     def _what_fits(self, loss: Loss, feed: Batch) -> str:
         """The message of a training that ran out of memory: which batch would not have."""
+        if ranks() > 1:  # the others are not here to try
+            return f"a batch of {self.course.batch} images on {ranks()} processes does not fit in memory"
         size = len(feed) // 2
         while size:
             self.optimizer.zero_grad(set_to_none=True)
@@ -163,7 +187,7 @@ class _Training:
         entry = {
             "epoch": self.epoch, "loss": mean, "val_clean": clean, "val_pgd10": robust,
             "lr": self.optimizer.param_groups[0]["lr"], "seconds": round(seconds, 3),
-            **({"best": True} if best else {}), **job.seen(),
+            **({"best": True} if best else {}), **({"ranks": ranks()} if ranks() > 1 else {}), **job.seen(),
         }  # fmt: skip
         self._keep_snapshot()
         self._watch_for_collapse(entry)
@@ -207,7 +231,7 @@ class _Training:
 
     def _keep_snapshot(self) -> None:
         every = self.course.snapshots
-        if every and self.epoch % every == 0:
+        if every and self.epoch % every == 0 and rank() == 0:
             buffer = io.BytesIO()
             torch.save(weights_of(self.judged), buffer)
             write_atomically(self.job.scratch / "snapshots" / f"{self.epoch}.pt", buffer.getvalue())
@@ -234,8 +258,12 @@ class _Training:
         )
 
     def _save(self) -> None:
-        """Write all that the next step depends on, whole or not at all."""
+        """Write all that the next step depends on, whole or not at all; the first of several processes does."""
         job, rng = self.job, [torch.get_rng_state()]
+        passes = sum_over_ranks(torch.tensor(job.passes, device=job.device)).tolist()
+        watched = {name: sum_over_ranks(total) for name, total in job.watched.items()}
+        if rank():
+            return
         if job.device.type == "cuda":
             rng.append(torch.cuda.get_rng_state(job.device))
         buffer = io.BytesIO()
@@ -246,8 +274,8 @@ class _Training:
                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "also": {k: v.state_dict() for k, v in self.also.items()},
                 "average": None if self.average is None else self.average.state(),
-                "before": self.before, "halted": self.halted, "history": job.history, "watched": job.watched,
-                "best": job.best, "best_score": job.best_score, "passes": job.passes,
+                "before": self.before, "halted": self.halted, "history": job.history, "watched": watched,
+                "best": job.best, "best_score": job.best_score, "passes": passes,
             },
             buffer,
         )  # fmt: skip
@@ -263,11 +291,13 @@ class _Training:
     def _resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
         job, path = self.job, self.job.scratch / "checkpoint.pt"
-        if not path.exists():
+        content = of_the_first(path) if ranks() > 1 else b"here" if path.exists() else None
+        if content is None:
             return
         refused = "delete it to train from the start"
         try:
-            saved = torch.load(path, map_location=job.device, weights_only=True)
+            source = path if ranks() == 1 else io.BytesIO(content)
+            saved = torch.load(source, map_location=job.device, weights_only=True)
         except Exception as error:
             raise IntegrityError(f"{path} is damaged and cannot be continued; {refused}") from error
         if not isinstance(saved, dict) or saved.get("layout") != LAYOUT:
@@ -289,6 +319,9 @@ class _Training:
             torch.set_rng_state(saved["rng"][0].cpu())
             if job.device.type == "cuda":
                 torch.cuda.set_rng_state(saved["rng"][1].cpu(), job.device)
+            if rank():  # the first has the counts of all
+                job.passes[:], job.watched = [0, 0], {k: torch.zeros_like(v) for k, v in job.watched.items()}
+                self._draw_anew()
         except Exception as error:
             raise IntegrityError(f"{path} does not fit this training: {error}; {refused}") from error
         if job.history:

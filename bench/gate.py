@@ -20,11 +20,13 @@ from bench.records import DatasetCard
 from bench.sequential import Evidence, comes_sorted, evidence, first_at, smallest_settled
 from bench.standing import Cost, Standing, Standings, by_name
 from bench.stats import holm
+from bench.trust import lies
 
 if TYPE_CHECKING:
     from bench.ledger import Ledger
 
-Verdict = Literal["held", "inconclusive", "regressed", "no worse", "go on"]  # the last two of a sequential gate
+# `no worse` and `go on` are a sequential gate's; `not trusted`: nothing dropped, but a new doubt says that it lies.
+Verdict = Literal["held", "inconclusive", "regressed", "not trusted", "no worse", "go on"]
 REGRESSION, INCONCLUSIVE = 3, 4  # exit codes
 
 
@@ -114,6 +116,7 @@ class Report:
     doubts: tuple[tuple[str, str], ...]  # forbidden ones: of what, and which
     costs: tuple[Rise, ...] = ()  # of every model on both sides, where costs are gated
     fresh: tuple[tuple[str, str], ...] = ()  # doubts that the baseline does not have and that are not forbidden
+    lying: tuple[tuple[str, str], ...] = ()  # doubts that say that a number lies, and that the baseline has too
 
     @property
     def regressed(self) -> tuple[Comparison, ...]:
@@ -127,16 +130,25 @@ class Report:
         return tuple(c for c in self.comparisons if c.verdict in unsure or (c.fewer and c.verdict == "held"))
 
     @property
+    def untrusted(self) -> tuple[Comparison, ...]:
+        """What did not drop, by a number that a new doubt says is a lie."""
+        return tuple(c for c in self.comparisons if c.verdict == "not trusted")
+
+    @property
     def dearer(self) -> tuple[Rise, ...]:
         """What costs more than is tolerated."""
         return tuple(c for c in self.costs if c.too_much)
 
     @property
     def exit_code(self) -> int:
-        """3 after a regression; 4 where nothing could be compared, or where --strict wants certainty."""
+        """3 after a regression; 4 where nothing could be compared or trusted, or where --strict wants certainty."""
         if self.regressed or self.doubts or self.dearer:
             return REGRESSION
-        unsure = not self.comparisons or (self.rules.strict and (self.inconclusive or self.missing or self.fresh))
+        unsure = (
+            not self.comparisons
+            or self.untrusted
+            or (self.rules.strict and (self.inconclusive or self.missing or self.fresh))
+        )
         return INCONCLUSIVE if unsure else 0
 
 
@@ -159,10 +171,12 @@ def compare(before: Standings, now: Standings, rules: Rules) -> Report:
         judged = [replace(c, adjusted=p, verdict=_verdict(c, p, rules)) for c, p in zip(found, adjusted, strict=True)]
     known = {id(s): {doubt for b in c.before for doubt in b.doubts} for c in judged for s in c.now}
     doubted = {(s, doubt): doubt in known[id(s)] for c in judged for s in c.now for doubt in s.doubts}
+    judged = [_believed(c) for c in judged]
+    lying = tuple((str(s), doubt) for (s, doubt), old in doubted.items() if old and lies(doubt, s.column))
     forbidden = tuple((str(s), doubt) for s, doubt in doubted if rules.forbids(doubt))
     fresh = tuple((str(s), doubt) for (s, doubt), old in doubted.items() if not old and not rules.forbids(doubt))
     costs = () if rules.max_cost_rise is None else tuple(_rises(before.costs, now.costs, rules.max_cost_rise))
-    return Report(rules, tuple(judged), missing, new, now.older, forbidden, costs, fresh)
+    return Report(rules, tuple(judged), missing, new, now.older, forbidden, costs, fresh, lying)
 
 
 def check_order(report: Report, ledger: Ledger) -> None:
@@ -183,6 +197,13 @@ def _verdict(c: Comparison, adjusted: float, rules: Rules) -> Verdict:
     if c.drop <= rules.margin + 1e-12:
         return "held"
     return "regressed" if adjusted <= rules.alpha else "inconclusive"
+
+
+def _believed(c: Comparison) -> Comparison:
+    """`not trusted` where a doubt that the baseline does not have says that the number of now lies."""
+    known = {doubt for b in c.before for doubt in b.doubts}
+    new = any(lies(doubt, s.column) for s in c.now for doubt in s.doubts if doubt not in known)
+    return replace(c, verdict="not trusted") if new and c.verdict != "regressed" else c
 
 
 def _without(every: Sequence[Standing], matched: Sequence[Standing]) -> tuple[Standing, ...]:

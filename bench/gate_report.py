@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from bench.gate import Rise, Rules
     from bench.standing import Standing
 
-ORDER = {"regressed": 0, "inconclusive": 1, "go on": 1, "held": 2, "no worse": 2}
-STYLES = {"regressed": "bold red", "inconclusive": "yellow", "go on": "yellow", "held": "green", "no worse": "green"}
+ORDER = {"regressed": 0, "not trusted": 1, "inconclusive": 2, "go on": 2, "held": 3, "no worse": 3}
+STYLES = {
+    "regressed": "bold red", "not trusted": "bold red", "inconclusive": "yellow", "go on": "yellow", "held": "green",
+    "no worse": "green",
+}  # fmt: skip
 MOST = 1_048_576  # bytes of a job's summary, of which GitHub shows no more
 SHOWN = 10  # missing or new ones that are named for a person; the JSON names all
 HEADS = ("verdict", "what", "before", "now", "drop", "p", "seen from", "n")
@@ -73,6 +76,15 @@ def sentences(report: Report) -> Iterator[str]:
         yield f"Forbidden doubt: {what}: {doubt}."
     for what, doubt in report.fresh:
         yield f"A doubt that the baseline does not have: {what}: {doubt}."
+    if report.untrusted:
+        yield (
+            f"Not trusted, since a new doubt says that the number lies: {_some([c.name for c in report.untrusted])}. "
+            "Mend the model; or, where the change is meant, record a new baseline."
+        )
+    if report.lying:
+        doubts = "; ".join(dict.fromkeys(doubt for _, doubt in report.lying))
+        what = _some(list(dict.fromkeys(what for what, _ in report.lying)))
+        yield f"Not to be trusted, now as in the baseline: {what}: {doubts}."
     for rise in report.costs:
         if rise.too_much or rise.now != rise.before:
             yield f"Cost: {_dearer(rise, rules)}."
@@ -113,6 +125,7 @@ def verdict(report: Report) -> str:
     if not made:
         return "Nothing could be compared: this ledger and the baseline have no column of a model in common."
     parts = [f"{len(regressed)} of {len(made)} comparisons regressed"] if regressed else []
+    parts += [f"{len(report.untrusted)} of {len(made)} comparisons not to be trusted"] if report.untrusted else []
     parts += [f"{len(report.doubts)} forbidden doubts"] if report.doubts else []
     parts += [f"{len(report.dearer)} of {len(report.costs)} costs rose too much"] if report.dearer else []
     unsure = "not settled yet" if report.rules.sequential else "inconclusive"
@@ -174,6 +187,8 @@ def junit_xml(report: Report) -> bytes:
         case = _case(suite, c.name)
         if c.verdict == "regressed":
             _outcome(case, "failure", c.verdict, said(c))
+        elif c.verdict == "not trusted":
+            _outcome(case, "failure", c.verdict, "; ".join(_new_doubts(c)))
         elif id(c) in unsure:
             kind = "go on" if c.verdict == "go on" else "inconclusive"
             _outcome(case, "failure" if strict else "skipped", kind, said(c))
@@ -193,6 +208,12 @@ def junit_xml(report: Report) -> bytes:
     root.append(suite)
     ET.indent(root)
     return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _new_doubts(c: Comparison) -> list[str]:
+    """The doubts of now that the baseline does not have."""
+    known = {doubt for b in c.before for doubt in b.doubts}
+    return list(dict.fromkeys(doubt for s in c.now for doubt in s.doubts if doubt not in known))
 
 
 def _case(suite: ET.Element, name: str) -> ET.Element:
@@ -216,6 +237,8 @@ def document(report: Report) -> dict[str, Any]:
         "older": list(map(_named, report.older)),
         "doubts": [{"what": what, "doubt": doubt} for what, doubt in report.doubts],
         "new_doubts": [{"what": what, "doubt": doubt} for what, doubt in report.fresh],
+        "not_trusted": [c.name for c in report.untrusted],
+        "not_trusted_before": [{"what": what, "doubt": doubt} for what, doubt in report.lying],
         "costs": [
             {"name": r.name, "what": r.what, "before": r.before, "now": r.now, "too_much": r.too_much}
             for r in report.costs
@@ -246,6 +269,8 @@ def annotations_of(report: Report) -> Iterator[str]:
     unsure = "error" if report.rules.strict else "warning"
     for c in report.regressed:
         yield _annotation("error", "Robustness regressed", f"{c.name}: {said(c)}")
+    for c in report.untrusted:
+        yield _annotation("error", "Robustness not to be trusted", f"{c.name}: {'; '.join(_new_doubts(c))}")
     for c in report.inconclusive:
         title = "not settled" if report.rules.sequential else "inconclusive"
         yield _annotation(unsure, f"Robustness {title}", f"{c.name}: {said(c)}")
@@ -253,8 +278,10 @@ def annotations_of(report: Report) -> Iterator[str]:
         yield _annotation(unsure, "Robustness missing", f"in the baseline, not here: {_some(report.missing)}")
     for what, doubt in report.doubts:
         yield _annotation("error", "Forbidden doubt", f"{what}: {doubt}")
+    told = {str(s) for c in report.untrusted for s in c.now}
     for what, doubt in report.fresh:
-        yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
+        if what not in told:
+            yield _annotation(unsure, "New doubt", f"{what}: {doubt}")
     for rise in report.dearer:
         yield _annotation("error", "Cost rose", _dearer(rise, report.rules))
     if not report.comparisons:

@@ -7,21 +7,19 @@ robust that was not (arXiv:1802.00420, arXiv:1902.06705).
 from __future__ import annotations
 
 import copy
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from bench.bpda import Bpda
 from bench.doubts import Doubt
 from bench.draws import Draws
 from bench.errors import ModelError
 from bench.evaluate import Subject
+from bench.inside import inside
 from bench.threat import per_image_sum
 from bench.victim import Victim, logits_of, small
 
@@ -40,7 +38,6 @@ JUMP = 0.2  # of the spread of an image's logits, for a step of 1/255 in one pix
 STEP, TOLERANCE = 1e-5, 0.05  # of central differences in float64
 COARSE_STEP, COARSE_TOLERANCE = 2e-3, 0.2  # where the model computes in float32 alone
 LEAPS, LEAP, LEAST_LEAP = 8, 3e-4, 0.003  # directions; a step in every pixel; what slopes do not foresee, in spreads
-HOLD = 50_000_000  # values of a tensor, above which it is not searched for images
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ class _Checks:
     def __init__(self, subject: Subject, part: Part, device: torch.device, most: int) -> None:
         n = min(most, len(part))
         self.subject = replace(subject, tile=min(subject.tile, most))
-        self.module, self.part = subject.module, part
+        self.module, self.part, self.view = subject.module, part, inside(subject.module)
         self.x = torch.from_numpy(part.x[:n].copy()).to(device).float() / 255
         self.draws = Draws(0, torch.arange(n, device=device), "check")
         self.found: list[Doubt] = []
@@ -95,11 +92,11 @@ class _Checks:
 
     def run(self) -> None:
         """All of them."""
-        first = fingerprints(self.module)
+        first = self.view.fingerprints()
         self._modes()
         self._form()
         # What a first call makes of nothing, a table of positions say, it keeps.
-        made = {name: now for name, now in fingerprints(self.module).items() if first.get(name) in {None, "None"}}
+        made = {name: now for name, now in self.view.fingerprints().items() if first.get(name) in {None, "None"}}
         if self._is_a_function(first | made):
             self._jumps()
             try:
@@ -128,7 +125,7 @@ class _Checks:
 
     def _modes(self) -> None:
         """Every module is in eval mode, as it was told to be."""
-        left = [name or type(m).__name__ for name, m in self.module.named_modules() if m.training]
+        left = self.view.training()
         if left:
             self.doubt("training", what=_names(left))
 
@@ -159,7 +156,7 @@ class _Checks:
         """Whether it answers the same again, alone or in company, and is the same afterwards."""
         if self.subject.random:
             return True
-        with counted_backwards() as backwards:
+        with self.view.differentiations() as backwards:
             first = self.ask(self.x).nan_to_num()
             again = self.ask(self.x).nan_to_num()
         if backwards():
@@ -173,7 +170,7 @@ class _Checks:
         late = (self.ask(self.x).nan_to_num() - first).abs().amax(1) > AGAIN * scale
         if late.any() and not moved.any():
             self.doubt("fickle", late, share=_share(late))
-        changed = [name for name, now in fingerprints(self.module).items() if before.get(name) != now]
+        changed = [name for name, now in self.view.fingerprints().items() if before.get(name) != now]
         if changed:
             self.doubt("state", what=_names(changed))
         return not ({"fickle", "mixes", "dynamic"} & {doubt.code for doubt in self.found})
@@ -238,8 +235,11 @@ class _Checks:
 
     def _slopes(self) -> None:
         """Autograd's slopes beside central differences: along random directions and along the gradient's signs."""
-        if any(isinstance(m, Bpda) for m in self.module.modules()) or self.subject.random:
-            return  # its gradients are a stand-in's, and say so; of random answers there is no difference to take
+        stand_in = self.view.stands_in()
+        if stand_in or self.subject.random:
+            # Its gradients are a stand-in's, and say so; of random answers there is no difference to take.
+            self.figures |= {"stand_in": float(stand_in), "random": float(self.subject.random)}
+            return
         x = self.x[: max(1, len(self.x) // 2)].clamp(
             2 * NOISE, 1 - 2 * NOISE
         )  # away from the edges of the box, where clamps may bend
@@ -327,14 +327,7 @@ class _Checks:
         """No weight, buffer or attribute holds a test image."""
         wanted = self.x[:8].flatten(1)
         wanted = wanted[wanted.amax(1) > wanted.amin(1)]  # a blank image is in many a tensor
-        held = []
-        for name, tensor in tensors(self.module):
-            if not len(wanted) or tensor.numel() % wanted.shape[1] or not wanted.shape[1] < tensor.numel() <= HOLD:
-                continue
-            rows = tensor.detach().to(wanted.device).float().reshape(-1, wanted.shape[1])
-            rows = rows / 255 if tensor.dtype == torch.uint8 else rows
-            if any(bool(((rows - one).abs().amax(1) < 1 / 510).any()) for one in wanted):
-                held.append(name)
+        held = self.view.holding(wanted)
         if held:
             self.doubt("holds-images", what=_names(held))
 
@@ -347,66 +340,6 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """-log of the class's probability: (N,)."""
     return F.cross_entropy(logits, y, reduction="none")
-
-
-def tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that a module holds: weights, buffers, saved or not, and plain attributes."""
-    own = [
-        (f"{name}.{key}".lstrip("."), value)
-        for name, child in module.named_modules() for key, value in vars(child).items() if isinstance(value, Tensor)
-    ]  # fmt: skip
-    for name, tensor in (*module.named_parameters(), *module.named_buffers(), *own):
-        if tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_complex() or tensor.is_quantized):
-            yield name, tensor
-
-
-def fingerprints(module: nn.Module) -> dict[str, str]:
-    """What a module is at this moment: each tensor by the hash of its bytes, each plain attribute by its value."""
-    found = {name: _hash(tensor) for name, tensor in tensors(module)}
-    own = vars(nn.Module()).keys()
-    for name, child in module.named_modules():
-        for key, value in vars(child).items():
-            if key in own and key != "training":
-                continue
-            said = _plain(value)
-            if said is not None:
-                found[f"{name}.{key}".lstrip(".")] = said
-    return found
-
-
-def _hash(tensor: Tensor) -> str:
-    plain = tensor.detach().cpu().contiguous().flatten()
-    return hashlib.blake2b(plain.view(torch.uint8).numpy().tobytes() if plain.numel() else b"").hexdigest()
-
-
-def _plain(value: Any) -> str | None:
-    """The value of a plain attribute, and the length of a collection; None where it is neither."""
-    if isinstance(value, bool | int | float | str | None):
-        return repr(value)
-    if isinstance(value, list | tuple | dict | set):
-        return f"{type(value).__name__} of {len(value)}"
-    return None
-
-
-@contextmanager
-def counted_backwards() -> Iterator[Callable[[], int]]:
-    """How often anything was differentiated inside."""
-    engine: Any = torch.autograd
-    name = "_engine_run_backward"
-    plain, count = getattr(engine, name, None), [0]
-    if plain is None:  # another torch: nothing is seen, and nothing breaks
-        yield lambda: 0
-        return
-
-    def run(*args: Any, **settings: Any) -> Any:
-        count[0] += 1
-        return plain(*args, **settings)
-
-    setattr(engine, name, run)
-    try:
-        yield lambda: count[0]
-    finally:
-        setattr(engine, name, plain)
 
 
 def drifted(subject: Subject, x: Tensor, before: Tensor) -> bool:

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bench.errors import IncompleteError, IntegrityError
 from bench.exam import digest
-from bench.files import INCOMING, check_content, sweep, write_once
+from bench.files import INCOMING, check_content, check_writable, sweep, write_once
 from bench.records import (
+    CertificateRecord,
     CheckRecord,
     ColumnCard,
     DatasetCard,
     Document,
     ExamCard,
+    Picture,
     Record,
     ReportedCard,
     TableCard,
@@ -53,6 +55,8 @@ D = TypeVar(
     TableCard,
     ReportedCard,
     CheckRecord,
+    Picture,
+    CertificateRecord,
 )
 
 
@@ -66,6 +70,10 @@ class Ledger:
         """Remove, and name, what killed processes left of files that they were writing."""
         return sweep(self.root / INCOMING)
 
+    def check_writable(self) -> None:
+        """IncompleteError where no record can be added; to be known before any work."""
+        check_writable(self.root / INCOMING)
+
     def add(self, document: Document) -> Path:
         """Write a document; the same content twice is one file."""
         content = write_document(document).encode()
@@ -73,8 +81,8 @@ class Ledger:
         write_once(path, content, self.root / INCOMING)
         return path
 
-    def add_cards(self, dataset: Dataset, columns: Mapping[str, Column], threat: ThreatModel, n: int) -> None:
-        """Write what the board needs to know of an exam, if it is not there."""
+    def add_dataset(self, dataset: Dataset) -> None:
+        """Write the card of a data set's test part, if it is not there."""
         shape = dataset.shape
         self.add(
             DatasetCard(
@@ -82,6 +90,10 @@ class Ledger:
                 channels=shape.channels, size=shape.size, labels=[int(y) for y in dataset.test.y],
             )
         )  # fmt: skip
+
+    def add_cards(self, dataset: Dataset, columns: Mapping[str, Column], threat: ThreatModel, n: int) -> None:
+        """Write what the board needs to know of an exam, if it is not there."""
+        self.add_dataset(dataset)
         for column in columns.values():
             facts = {
                 "name": column.name, "attacks": list(column.attacks), "strict": column.strict, "first": column.first,
@@ -92,7 +104,7 @@ class Ledger:
         self.add(ExamCard.model_validate({"key": digest(asked), **asked}))
 
     def put_images(self, key: str, arrays: Mapping[str, NDArray[np.generic]]) -> str:
-        """Write the sidecar of a record, one value an image, and return its hash; written before the record."""
+        """Write a sidecar, of a record one value an image, and return its hash; written before what names it."""
         from safetensors.numpy import save
 
         content = save(dict(sorted(arrays.items())))
@@ -103,15 +115,22 @@ class Ledger:
 
     def images(self, record: Record) -> dict[str, NDArray[np.generic]]:
         """The sidecar of a record, checked: an array for each figure, in the order of `record.asked`."""
+        return self._arrays(record.key, record.images)
+
+    def arrays(self, picture: Picture) -> dict[str, NDArray[np.generic]]:
+        """The arrays of a picture, checked."""
+        return self._arrays(picture.key, picture.arrays)
+
+    def _arrays(self, key: str, name: str) -> dict[str, NDArray[np.generic]]:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        path = self.root / record.key / f"{record.images}.safetensors"
+        path = self.root / key / f"{name}.safetensors"
         try:
             content = path.read_bytes()
         except FileNotFoundError:
             raise IntegrityError(f"{path} is missing: a record names it") from None
-        check_content(path, content, record.images)
+        check_content(path, content, name)
         try:
             arrays: dict[str, NDArray[np.generic]] = load(content)
         except SafetensorError as error:
@@ -126,8 +145,12 @@ class Ledger:
 
     def of(self, key: str, kind: type[D]) -> list[D]:
         """The documents under a key, in the order of their hashes."""
-        paths = sorted(map(str, (self.root / key).glob("*.json")))
-        return [d for d in map(self._read, paths) if isinstance(d, kind)]
+        folder = f"{self.root}/{key}"
+        try:
+            names = sorted(name for name in os.listdir(folder) if name.endswith(".json"))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [d for name in names if isinstance(d := self._read(f"{folder}/{name}"), kind)]
 
     def all(
         self,
@@ -149,6 +172,10 @@ class Ledger:
                     if skip is None:
                         raise
                     skip(str(error).replace(f"{self.root}/", ""))
+
+    def keys(self) -> frozenset[str]:
+        """Of what it has any document; what is not among them need not be looked up."""
+        return frozenset(self._keys())
 
     def size(self) -> int:
         """How many keys it has."""

@@ -21,6 +21,7 @@ from bench.records import (
     DatasetCard,
     Document,
     ExamCard,
+    Picture,
     Record,
     TrainingRecord,
     of_other_version,
@@ -136,16 +137,26 @@ def read_bytes(path: Path) -> bytes | Finding:
     return Finding("damaged", str(path), said)
 
 
-def fits(record: Record, content: bytes) -> str:
-    """What is wrong with a sidecar of this record; nothing where it holds a value an image, and its sums are right."""
-    import numpy as np
+def unreadable(content: bytes) -> str:
+    """Why a sidecar cannot be read; nothing where it can."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
-        arrays: dict[str, Any] = load(content)
+        load(content)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         return f"it is no file of tensors: {error}"
+    return ""
+
+
+def fits(record: Record, content: bytes) -> str:
+    """What is wrong with a sidecar of this record; nothing where it holds a value an image, and its sums are right."""
+    import numpy as np
+    from safetensors.numpy import load
+
+    if said := unreadable(content):
+        return said
+    arrays: dict[str, Any] = load(content)
     if absent := [name for name in FIGURES if name not in arrays]:
         return f"it lacks {', '.join(absent)}"
     for name in FIGURES:
@@ -183,6 +194,8 @@ class _Needs:
             case TrainingRecord():
                 for weights in document.weights.values():
                     self._have("weights", weights)
+            case Picture():
+                self._want("dataset", document.test)
             case DatasetCard():
                 self._have("dataset", document.key)
                 self.labels[document.key] = len(document.labels)
@@ -240,6 +253,9 @@ def check(ledger: Ledger, store: Store | None = None, report: Callable[[int], No
             if isinstance(document, Record):
                 named.add(beside := path.with_name(f"{document.images}.safetensors"))
                 findings += _of_sidecar(document, path, beside)
+            if isinstance(document, Picture):
+                named.add(beside := path.with_name(f"{document.arrays}.safetensors"))
+                findings += _of_arrays(path, beside)
         sidecars += len(folder.sidecars)
         for path in set(folder.sidecars) - named:
             findings += _of_lone(path, readable=readable)
@@ -257,6 +273,14 @@ def _of_sidecar(record: Record, path: Path, beside: Path) -> Iterator[Finding]:
         yield content
     elif said := fits(record, content):
         yield Finding("damaged", str(path), f"it does not fit its sidecar {beside.name}: {said}")
+
+
+def _of_arrays(path: Path, beside: Path) -> Iterator[Finding]:
+    content = read_bytes(beside)
+    if isinstance(content, Finding):
+        yield content
+    elif said := unreadable(content):
+        yield Finding("damaged", str(path), f"its arrays {beside.name} cannot be read: {said}")
 
 
 def _of_lone(path: Path, *, readable: bool) -> Iterator[Finding]:

@@ -93,7 +93,13 @@ def _waste(ledgers: Sequence[Ledger], store: Store, known: _Known, before: float
     for path in sorted((store.root / "locks").glob("*")):
         if is_hash(path.name) and path.is_file() and _older(path, before):
             yield from _as_waste("a lock", path)
-    for folder in (store.root, store.root / INCOMING, store.root / "histories"):
+    for path in sorted((store.root / "logs").glob("*")):
+        if path.is_file() and _older(path, before):
+            yield from _as_waste("a log of a task that failed", path)
+    for path in sorted((store.root / "slurm").glob("rampart-*")):
+        if _older(path, before):
+            yield from _as_waste("files of a run's jobs", path)
+    for folder in (store.root, store.root / INCOMING, store.root / "histories", store.root / "logs"):
         yield from _unfinished(folder, age)
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from bench.errors import UsageError
 from bench.files import INCOMING, write_atomically
 from bench.ledger import Ledger
-from bench.ledger_check import Finding, fits, folders, read, read_bytes, tensors_of
-from bench.records import Document, Record, TrainingRecord
+from bench.ledger_check import Finding, fits, folders, read, read_bytes, tensors_of, unreadable
+from bench.records import Document, Picture, Record, TrainingRecord
 
 if TYPE_CHECKING:
     from bench.store import Store
@@ -86,7 +86,7 @@ def _copy(path: Path, ledger: Ledger, done: Merged) -> None:
     if isinstance(document, Finding):
         done.refused.append(document)
         return
-    if isinstance(document, Record) and (found := _copy_sidecar(document, path, place, done)) is not None:
+    if isinstance(document, Record | Picture) and (found := _copy_sidecar(document, path, place, done)) is not None:
         done.refused.append(found)
         return
     if place.exists():
@@ -100,14 +100,14 @@ def _copy(path: Path, ledger: Ledger, done: Merged) -> None:
     done.came[document.schema_.removeprefix("rampart/").rpartition("-")[0]] += 1
 
 
-def _copy_sidecar(record: Record, path: Path, place: Path, done: Merged) -> Finding | None:
-    """Copy a record's sidecar, if it is not there; what is wrong with it."""
-    name = f"{record.images}.safetensors"
+def _copy_sidecar(document: Record | Picture, path: Path, place: Path, done: Merged) -> Finding | None:
+    """Copy a document's sidecar, if it is not there; what is wrong with it."""
+    name = f"{document.images if isinstance(document, Record) else document.arrays}.safetensors"
     there = place.with_name(name)
     content = read_bytes(there if there.exists() else path.with_name(name))
     if isinstance(content, Finding):
         return content
-    if said := fits(record, content):
+    if said := fits(document, content) if isinstance(document, Record) else unreadable(content):
         return Finding("damaged", str(path), f"its sidecar does not fit: {said}")
     if not there.exists():
         write_atomically(there, content, place.parent.parent / INCOMING)

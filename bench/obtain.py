@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from bench.errors import RampartError, TrainingError
+from bench.errors import RampartError, TrainingError, UsageError
 from bench.exam import Training
 from bench.files import locked
 from bench.fitting import out_of_memory
@@ -21,8 +21,11 @@ from bench.place import build, cores
 from bench.recipe import Recipe
 from bench.records import Document, Spent, TrainingRecord
 from bench.report import Reporter
+from bench.sandbox import Sandboxed
+from bench.schooling import foreign_training, school
 from bench.size import count
 from bench.threat import ThreatModel
+from bench.together import announce, local_ranks, ranks, sum_over_ranks
 from bench.training import TrainJob
 from bench.victim import be_exact, logits_of, small
 
@@ -41,9 +44,22 @@ class Lesson:
     label: str  # the defense as a person would write it: what differs from its preset
     threat: str  # the one that is trained for, or where there is none validated under
 
+    @property
+    def name(self) -> str:
+        """The training's key."""
+        return self.training.key
+
+    def __str__(self) -> str:
+        """For a person."""
+        return f"{self.label} (seed {self.training.seed})"
+
     def do(self, place: Place) -> list[Document]:
         """Obtain it here; progress goes to standard error."""
         return [obtain(place, self, report=Reporter().line)[0]]
+
+    def beside(self, place: Place) -> None:
+        """Take part in it where another process leads, and keep nothing."""
+        _learn(place, self, _job(place, self, report=lambda _line: None))
 
 
 def existing(place: Place, training: Training) -> TrainingRecord | None:
@@ -64,22 +80,50 @@ def obtain(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> tu
         record = existing(place, training)
         if record is not None:
             return record, False
-        dataset = place.dataset(place.registry.parse("dataset", lesson.dataset))
-        defense, net = place.registry.parse("defense", lesson.defense), place.registry.parse("net", lesson.net)
+        announce(lesson)
         name = f"{lesson.label} (seed {training.seed})"
-        job = TrainJob(
-            train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
-            threat=ThreatModel.parse(lesson.threat), seed=training.seed, device=place.device,
-            scratch=place.store.scratch(training.key), key=training.key, report=lambda line: report(f"{name}: {line}"),
-            log=Log(place.store.root / "histories" / f"{training.key}.jsonl", place.tensorboard, name),
-            build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
-        )  # fmt: skip
-        be_exact(training_threads(job.build()))
-        module = train(defense, net, job)
-        record = _record(place, lesson, defense, net, dataset.name, job, module)
+        job = _job(place, lesson, report=lambda line: report(f"{name}: {line}"))
+        job.log = Log(place.store.root / "histories" / f"{training.key}.jsonl", place.tensorboard, name)
+        record = _record(place, lesson, job, _learn(place, lesson, job))
         place.ledger.add(record)
         shutil.rmtree(job.scratch, ignore_errors=True)
     return record, True
+
+
+def _job(place: Place, lesson: Lesson, *, report: Callable[[str], None]) -> TrainJob:
+    """What the defense is given."""
+    dataset, training = place.dataset(place.registry.parse("dataset", lesson.dataset)), lesson.training
+    net = place.registry.parse("net", lesson.net)
+    return TrainJob(
+        train=dataset.train, val=dataset.val, shape=dataset.shape, build=partial(build, net, dataset.shape),
+        threat=ThreatModel.parse(lesson.threat), seed=training.seed, device=place.device,
+        scratch=place.store.scratch(training.key), key=training.key, report=report,
+        build_other=lambda recipe: build(place.registry.parse("net", recipe), dataset.shape),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a training came to; fence: the sandbox that it ran in, if any."""
+
+    module: nn.Module
+    snapshots: Iterator[tuple[int, dict[str, torch.Tensor]]]  # by epoch
+    fence: str = ""
+
+
+def _learn(place: Place, lesson: Lesson, job: TrainJob) -> Learnt:
+    """Train; passes are those of all processes that train together."""
+    defense, net = place.registry.parse("defense", lesson.defense), place.registry.parse("net", lesson.net)
+    be_exact(max(1, training_threads(job.build()) // local_ranks()))
+    if place.fence is not None and foreign_training(defense, net):
+        if ranks() > 1:
+            raise UsageError(f"--sandbox trains {defense} in one process; torchrun started {ranks()}")
+        taught = school(place.fence, defense, net, job)
+        check_taught(defense, net, job, taught.module)
+        return Learnt(taught.module, iter(taught.snapshots.items()), place.fence.mode)
+    module = train(defense, net, job)
+    job.passes[:] = sum_over_ranks(torch.tensor(job.passes, device=job.device)).tolist()
+    return Learnt(module, _snapshots(job))
 
 
 def training_threads(module: nn.Module) -> int:
@@ -101,11 +145,17 @@ def train(defense: Recipe, net: Recipe, job: TrainJob) -> nn.Module:
         raise TrainingError(f"defense {defense} failed: {error!r}; no record was written") from error
     if not isinstance(module, nn.Module):
         raise TrainingError(f"defense {defense} gave {type(module).__name__}; expected a torch module of job.net()")
+    check_taught(defense, net, job, module)
+    return module
+
+
+def check_taught(defense: Recipe, net: Recipe, job: TrainJob, module: nn.Module) -> None:
+    """TrainingError unless the weights are the net's and numbers, and the net gives one logit a class."""
     _rebuildable(defense, net, job, module.state_dict())
     if job.best is not None:
         _rebuildable(defense, net, job, job.best)
-    _answers(net, job)
-    return module
+    if not isinstance(module, Sandboxed):  # of which every pass is looked at
+        _answers(net, job)
 
 
 def _answers(net: Recipe, job: TrainJob) -> None:
@@ -137,25 +187,25 @@ def _snapshots(job: TrainJob) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
         yield int(path.stem), torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _record(
-    place: Place, lesson: Lesson, defense: Recipe, net: Recipe, dataset: str, job: TrainJob, module: nn.Module
-) -> TrainingRecord:
+def _record(place: Place, lesson: Lesson, job: TrainJob, learnt: Learnt) -> TrainingRecord:
     training, shape = lesson.training, job.shape
-    parameters, macs = count(module, shape)
+    defense, net = place.registry.parse("defense", lesson.defense), place.registry.parse("net", lesson.net)
+    dataset = place.dataset(place.registry.parse("dataset", lesson.dataset))
+    parameters, macs = count(learnt.module, shape)
     described = {
         "net": training.net, "classes": str(shape.classes), "channels": str(shape.channels), "size": str(shape.size)
     }  # fmt: skip
-    last = place.store.put(module.state_dict(), described)
+    last = place.store.put(learnt.module.state_dict(), described)
     best = last if job.best is None else place.store.put(job.best, described)
-    kept = {f"epoch-{epoch}": place.store.put(state, described) for epoch, state in _snapshots(job)}
+    kept = {f"epoch-{epoch}": place.store.put(state, described) for epoch, state in learnt.snapshots}
     return TrainingRecord(
         key=training.key, defense=training.defense, net=training.net, label=lesson.label, net_label=str(net),
-        dataset=dataset, train=training.train, val=training.val, threat=training.threat, seed=training.seed,
-        parameters=parameters, macs=macs, weights={"best": best, "last": last, **kept},
+        dataset=dataset.learnt or dataset.name, train=training.train, val=training.val, threat=training.threat,
+        seed=training.seed, parameters=parameters, macs=macs, weights={"best": best, "last": last, **kept},
         history=job.history,
         cost=Spent(
             forwards=job.passes[0], backwards=job.passes[1],
             seconds=round(sum(float(h["seconds"]) for h in job.history if "seconds" in h), 3),
         ),
-        source=source_hash(defense.plugin), **about(place.device, 0),
+        source=source_hash(defense.plugin), **about(place.device, 0, learnt.fence),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import click
 
 from bench.errors import UsageError, nearest
 
-MANY = ("--defense", "--plugin", "--attack")  # options that take several values: --defense at trades
+MANY = ("--defense", "--plugin", "--attack", "--model")  # options that take several values: --defense at trades
 
 
 def _with_lines(text: str | None) -> str | None:
@@ -109,6 +109,14 @@ class Files(click.ParamType[str]):
     def split_envvar_value(self, rv: str) -> list[str]:
         """A path may hold spaces."""
         return rv.split(os.pathsep)
+
+
+class Choice(click.Choice[str]):
+    """One of a few words; an error names the nearest, or all of them."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:  # noqa: ARG002  click's words
+        """What was given, and what is nearest."""
+        return f"{value!r} is not known{nearest(str(value), map(str, self.choices))}"
 
 
 class Number(click.ParamType[float]):
@@ -227,16 +235,47 @@ def replay_options(command: Any) -> Any:
     return command
 
 
+def sandbox_options(command: Any) -> Any:
+    """The options that keep foreign code apart."""
+    for add in (
+        option("--sandbox-seconds", type=Number(0.0, 1e6), default=300.0, show_default=True, metavar="S",
+               help="of a pass in the sandbox; a training may be silent a hundred times as long"),
+        option("--sandbox-memory", type=Number(0.0, 1e6), default=4.0, show_default=True, metavar="GIB",
+               help="that code in the sandbox may take, beside torch's own"),
+        option("--sandbox", is_flag=False, flag_value="bubblewrap", default="", metavar="[bubblewrap|limits]",
+               help="--plugin files are not imported here: their nets and defenses run in a child process without "
+                    "labels, network, files or other processes; bubblewrap where nothing else is said. limits: as "
+                    "much of it as goes without bubblewrap, files not among it (docs/sandbox.md)"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
+def executor_options(command: Any) -> Any:
+    """Where work is done, and for how long."""
+    for add in (
+        option("--task-limit", type=Number(0.0, 1e9), metavar="SECONDS",
+               help="stop a training or a range of images that takes longer; default: an hour, or 20 times its passes"),
+        option("--workers", type=click.IntRange(min=1),
+               help="how many at once; default: a process a card, or one a core; 32 jobs of slurm"),
+        option("--ray", default="", metavar="SETTINGS", help='of ray: an address, or "address=…,gpus=0.5,cpus=2"'),
+        option("--slurm", default="", metavar="SETTINGS", help='of slurm: "partition=gpu,gpus=1,account=x"'),
+        option("--executor", type=Choice(["auto", "inline", "process", "slurm", "ray"]), default="auto",
+               show_default=True, help="where cells run; auto: inline, or processes where there is much to do"),
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
 def exam_options(command: Any) -> Any:
     """The options of run and plan."""
+    command = executor_options(command)
     for add in (
-        option("--workers", type=click.IntRange(min=1), help="processes; default: one a core"),
-        option("--executor", type=click.Choice(["auto", "inline", "process"]), default="auto", show_default=True,
-                help="where cells run; auto: inline unless there is much to do"),
+        sandbox_options,
         option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1"),
         option("--batch", type=click.IntRange(min=1),
                 help="images an attack holds at once; default: found, halved when memory runs out; changes no verdict"),
-        option("--precision", type=click.Choice(["exact", "fast"]), default="exact", show_default=True,
+        option("--precision", type=Choice(["exact", "fast"]), default="exact", show_default=True,
                 help="of the search; fast: in bfloat16 where the machine has it; the verdict is always float32's"),
         option("--attack-seed", type=int, default=0, show_default=True, help="seed of the attacks' draws"),
         option("--weights", default="", metavar="best,last", callback=_weights,

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bench.foreign import file_of
 from bench.records import Machine
 
 if TYPE_CHECKING:
     from bench.recipe import Plugin
 
 
-def about(device: torch.device, tile: int) -> dict[str, Any]:
+def about(device: torch.device, tile: int, sandbox: str = "") -> dict[str, Any]:
     """The fields machine, versions, commit and made of a record."""
+    name, threads = _name(device.type), torch.get_num_threads()
     return {
-        "machine": Machine(device=device.type, name=_name(device.type), threads=torch.get_num_threads(), tile=tile),
+        "machine": Machine(device=device.type, name=name, threads=threads, tile=tile, sandbox=sandbox),
         "versions": _versions(),
         "commit": _commit(),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,7 +34,7 @@ def about(device: torch.device, tile: int) -> dict[str, Any]:
 
 def source_hash(plugin: Plugin) -> str:
     """The sha256 of the file that a plugin is written in."""
-    file = inspect.getsourcefile(inspect.unwrap(plugin.function))
+    file = file_of(plugin) or inspect.getsourcefile(inspect.unwrap(plugin.function))
     return hashlib.sha256(Path(file).read_bytes() if file and Path(file).is_file() else b"").hexdigest()
 
 

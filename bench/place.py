@@ -13,9 +13,12 @@ from bench.errors import RampartError, UsageError
 from bench.evaluate import Subject
 from bench.exam import Dataset, Precision, Shape
 from bench.fast import hasten
+from bench.fence import Fence
+from bench.foreign import foreign
 from bench.ledger import Ledger
 from bench.recipe import DatasetLoader, Net, Recipe
 from bench.registry import Registry, plugins
+from bench.sandbox import Sandboxed
 from bench.store import Store
 from bench.victim import freeze, small, tile_size
 
@@ -33,6 +36,7 @@ class Place:
     device_name: str = "cpu"
     batch: int = 512
     tensorboard: str = ""  # a folder for the histories of trainings
+    fence: Fence | None = None  # plugin files are not imported here: a child process runs what they bring
 
     @property
     def ledger(self) -> Ledger:
@@ -52,7 +56,7 @@ class Place:
     @property
     def registry(self) -> Registry:
         """All plugins."""
-        return _registry(self.plugin_files)
+        return _registry(self.plugin_files, self.fence)
 
     def dataset(self, recipe: Recipe) -> Dataset:
         """The images of a data set."""
@@ -70,6 +74,13 @@ class Place:
 def cores() -> int:
     """The processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cards() -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES is for a worker that has one card to itself, for each card that is seen here."""
+    said = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = said.split(",") if said else [str(number) for number in range(torch.cuda.device_count())]
+    return tuple(seen[: torch.cuda.device_count()])
 
 
 def pick_device(name: str) -> str:
@@ -91,8 +102,8 @@ def pick_batch(device: str) -> int:
 
 
 @lru_cache(maxsize=4)
-def _registry(files: tuple[str, ...]) -> Registry:
-    return plugins(files)
+def _registry(files: tuple[str, ...], fence: Fence | None) -> Registry:
+    return plugins(files) if fence is None else foreign(plugins(), files, fence)
 
 
 @lru_cache(maxsize=2)
@@ -105,7 +116,7 @@ def _dataset(place: Place, written: str) -> Dataset:
 @lru_cache(maxsize=4)
 def _subject(place: Place, net: str, weights: str, shape: Shape, precision: Precision) -> Subject:
     exact = _load(place, net, weights, shape)
-    if precision == "exact" or exact.random:
+    if precision == "exact" or exact.random or isinstance(exact.module, Sandboxed):
         return exact
     module, tile = exact.module, exact.tile
     drawn = torch.rand(tile, shape.channels, shape.size, shape.size, generator=torch.Generator().manual_seed(0))

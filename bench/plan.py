@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,7 +32,7 @@ class Speed(NamedTuple):
     gradient: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Line:
     """A line of a plan: a training, or a cell of it."""
 
@@ -42,6 +42,13 @@ class Line:
     forwards: int
     backwards: int
     seconds: float
+    column: str = ""  # empty of a training
+
+    def of(self, label: str) -> Line:
+        """The same for a model of this label."""
+        return Line(
+            label + self.what, self.done, self.missing, self.forwards, self.backwards, self.seconds, self.column
+        )
 
 
 def is_small(exam: Exam, place: Place) -> bool:
@@ -54,34 +61,39 @@ def is_small(exam: Exam, place: Place) -> bool:
 
 def measure(exam: Exam, place: Place) -> dict[str, Speed]:
     """How fast each net of an exam is here, on one tile of it."""
-    return {key: _measure(net, exam, place) for key, net in exam.nets.items()}
+    return {key: measure_net(net, exam, place) for key, net in exam.nets.items()}
 
 
 def plan(exam: Exam, place: Place, speeds: Mapping[str, Speed] | None = None) -> list[Line]:
-    """What a run would do, with passes and seconds at the speeds given or measured; writes nothing."""
+    """What a run would do, with passes and seconds at the speeds given or measured; writes nothing.
+
+    What the ledger does not know of a model under a condition is planned once for a net, and copied: a plan may have
+    very many lines.
+    """
     lines = []
     speeds = speeds or measure(exam, place)
+    known = place.ledger.keys()
+    untouched: dict[tuple[str, str], list[Line]] = {}
     for lesson in exam.lessons:
         net = lesson.training.net
         speed = speeds[net]
         record = existing(place, lesson.training)
-        lines.append(_training_line(lesson, exam, record is not None, speed))
+        lines.append(training_line(lesson, exam, record is not None, speed))
         for which in exam.weights:
-            label = f"{lesson.label} seed {lesson.training.seed} {which}"
+            label = f"{lesson.label} seed {lesson.training.seed} {which}: "
             weights = "" if record is None else record.weights[which]
-            lines += _attack_lines(exam, place, label, net, weights, speed)
+            for condition, names in exam.by_condition.items():
+                cells = (
+                    [(name, exam.cells(net, weights, name, condition)) for name in names] if weights and known else ()
+                )
+                if any(cell.key in known for _, several in cells for cell in several):
+                    lines += _attack_lines(exam, place, label, cells, speed)
+                    continue
+                if (net, condition) not in untouched:
+                    every = [(name, exam.cells(net, "", name, condition)) for name in names]
+                    untouched[net, condition] = list(_attack_lines(exam, place, "", every, speed))
+                lines += [line.of(label) for line in untouched[net, condition]]
     return lines
-
-
-def _longest(exam: Exam, net: str, weights: str) -> set[Cell]:
-    """The cells whose attack is run, and not answered by a longer run of its kin."""
-    found: dict[tuple[str, ...], Cell] = {}
-    for name, condition in exam.questions:
-        for cell in exam.cells(net, weights, name, condition):
-            run = exam.run_of(cell)
-            if run not in found or exam.length(cell) > exam.length(found[run]):
-                found[run] = cell
-    return set(found.values())
 
 
 def costly(lines: Iterable[Line], seconds: float) -> list[Line]:
@@ -90,33 +102,40 @@ def costly(lines: Iterable[Line], seconds: float) -> list[Line]:
 
 
 def _attack_lines(
-    exam: Exam, place: Place, label: str, net: str, weights: str, speed: Speed
+    exam: Exam, place: Place, label: str, cells: Sequence[tuple[str, Sequence[Cell]]], speed: Speed
 ) -> Iterator[Line]:  # fmt: skip
-    """A line for each attack of each column; what several columns share is counted once, for the first of them."""
+    """A line for each attack of each column, of one model under one condition.
+
+    What several columns share is counted once, for the first of them; what a longer run of its kin answers, not at all.
+    """
     planned: dict[str, Mask] = {}
-    runs = _longest(exam, net, weights)
-    for name, condition in exam.questions:
-        column, clean = exam.columns[name], exam.clean(place, net, weights, condition)
-        cells = exam.cells(net, weights, name, condition)
-        outcomes = [exam.outcome(place, cell) for cell in cells]
+    longest: dict[tuple[str, ...], Cell] = {}
+    for cell in (cell for _, several in cells for cell in several):
+        run = exam.run_of(cell)
+        if run not in longest or exam.length(cell) > exam.length(longest[run]):
+            longest[run] = cell
+    runs = {cell.key for cell in longest.values()}
+    for name, several in cells:
+        column, condition = exam.columns[name], several[0].condition
+        clean = exam.clean(place, several[0].net, several[0].weights, condition)
+        outcomes = [exam.outcome(place, cell) for cell in several]
         open_ = still_open(column, clean, outcomes)
-        for cell, outcome in zip(cells, outcomes, strict=True):
+        for cell, outcome in zip(several, outcomes, strict=True):
             before = planned.setdefault(cell.key, outcome.asked)
             missing = open_ & ~before
             planned[cell.key] = before | missing
             attack, count = exam.attacks[cell.attack], int(missing.sum())
-            alone = cell in runs
-            forwards, backwards = passes(attack, exam.dataset.shape) if alone else (1, 0)
+            forwards, backwards = exam.passes_of(cell.attack) if cell.key in runs else (1, 0)
             under = "" if condition == CLEAN else f" under {condition}"
-            member = "" if len(cells) == 1 else f", {attack}"
+            member = "" if len(several) == 1 else f", {attack}"
             seconds = count * (backwards * speed.gradient + max(0, forwards - backwards) * speed.forward)
             yield Line(
-                f"{label}: {name}{member}{under}", int(outcome.asked.sum()), count,
-                forwards * count, backwards * count, seconds,
+                f"{label}{name}{member}{under}", int(outcome.asked.sum()), count,
+                forwards * count, backwards * count, seconds, name,
             )  # fmt: skip
 
 
-def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
+def training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line:
     """Passes of a training, from its settings: epochs x images x replays x (attack steps and two more)."""
     settings = exam.defenses[lesson.training.defense].settings
     epochs, steps, replays = settings.get("epochs"), settings.get("steps", 0), settings.get("replays", 1)
@@ -129,25 +148,27 @@ def _training_line(lesson: Lesson, exam: Exam, done: bool, speed: Speed) -> Line
     return Line(what, epochs * done, epochs * (not done), images * (steps + 2), images * (steps + 1), seconds)
 
 
-def _measure(net: Recipe, exam: Exam, place: Place) -> Speed:
+def measure_net(net: Recipe, exam: Exam, place: Place) -> Speed:
     """Seconds an image of a forward, and of a forward with its gradient, on an untrained net."""
+    there = place.device.type != "cuda" or torch.cuda.is_available()
+    device = place.device if there else torch.device("cpu")  # a cluster's cards may not be this machine's
     be_exact(1)
-    module = freeze(build(net, exam.dataset.shape), place.device)
-    tile = tile_size(place.device, module)
+    module = freeze(build(net, exam.dataset.shape), device)
+    tile = tile_size(device, module)
     victim = Victim(module, tile=tile, access="gradients", images=tile)
-    x = torch.rand(tile, *exam.dataset.test.x.shape[1:], device=place.device)
-    y = torch.zeros(tile, dtype=torch.long, device=place.device)
+    x = torch.rand(tile, *exam.dataset.test.x.shape[1:], device=device)
+    y = torch.zeros(tile, dtype=torch.long, device=device)
 
     def timed(once: Callable[[], object], times: int) -> float:
         started = time.perf_counter()
         for _ in range(times):
             once()
-        if place.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - started) / times / tile
 
     def seconds(once: Callable[[], object]) -> float:
         first = timed(once, 1)
-        return first if first * tile > 2 and place.device.type == "cpu" else timed(once, 3)  # nothing left to warm up
+        return first if first * tile > 2 and device.type == "cpu" else timed(once, 3)  # nothing left to warm up
 
     return Speed(seconds(lambda: victim(x)), seconds(lambda: victim.gradient(x, y, lambda z, _y: z[:, 0])))

@@ -125,6 +125,9 @@ class Plugin:
         if allowed is not None and value not in allowed:
             hint = nearest(value, [str(a) for a in allowed]) if isinstance(value, str) else ""
             raise UsageError(f"{self.name}({name}={value!r}): expected one of {', '.join(map(repr, allowed))}{hint}")
+        if default is inspect.Parameter.empty and not self._annotated(name, value):
+            expected = next(p.annotation for p in self._keywords if p.name == name)
+            raise UsageError(f"{self.name}({name}={value!r}): expected {expected}")
         if default is None or default is inspect.Parameter.empty:
             return value
         if type(default) is int and default > 0 and type(value) is int and value < 0:
@@ -136,6 +139,12 @@ class Plugin:
                 f"{self.name}({name}={value!r}): expected {type(default).__name__}, as in the default {default!r}"
             )
         return value
+
+    def _annotated(self, name: str, value: Value) -> bool:
+        """Whether a value is of the plain type that a setting without a default is annotated with, if it is."""
+        said = {p.name: p.annotation for p in self._keywords}.get(name)
+        expected = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}.get(str(said))
+        return expected is None or type(value) in expected
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -154,6 +163,7 @@ class Attack(Plugin, Generic[P]):
     zero: tuple[str, ...] = ()  # settings that may be 0 although their defaults are not
     check: Callable[..., None] | None = None  # raises UsageError for settings that do not go together
     least_classes: int = 2  # of a data set that it can attack
+    stand_ins: bool = False  # layers that hide their gradient have the identity's
 
     def recipe(self, **settings: Value) -> Recipe:
         """As every plugin's; and settings with which it could do nothing are an error."""
@@ -348,6 +358,7 @@ def attack(
     zero: tuple[str, ...] = (),
     check: Callable[..., None] | None = None,
     least_classes: int = 2,
+    stand_ins: bool = False,
     name: str = "",
 ) -> Callable[[_AttackFunction[P]], Attack[P]]:
     """Make a function an attack.
@@ -363,6 +374,7 @@ def attack(
     is not.
     check: given all settings, raises UsageError where they do not go together.
     least_classes: of a data set; with fewer it is refused before any work.
+    stand_ins: whether it differentiates the identity in the place of layers that hide their gradient.
     version: raise it when its answers change.
     """
 
@@ -371,6 +383,7 @@ def attack(
             name=_name(function, name), function=function, version=version, paper=paper,
             norms=norms, access=access, goal=goal, cost=cost, coarse=coarse and goal == "in-ball",
             surrogates=surrogates, together=together, zero=zero, check=check, least_classes=least_classes,
+            stand_ins=stand_ins,
         )  # fmt: skip
 
     return wrap

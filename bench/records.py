@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from bench.exam import Cell, Precision, Training, digest
 from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PLACES = 1 << 24  # of images: beyond any test part
+Images = Annotated[int, Field(ge=0, le=PLACES)]  # so many
 Percent = Annotated[float, Field(allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class _Document(BaseModel):
@@ -24,6 +37,13 @@ class Machine(_Document):
     name: str  # the processor's or accelerator's
     threads: int
     tile: int  # images a pass; 0 for trainings
+    sandbox: str = ""  # how a plugin's code was kept apart: bubblewrap, limits, or not at all
+
+    @model_serializer(mode="wrap")
+    def _short(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the sandbox where there was none: those records stay what they were."""
+        written: dict[str, Any] = write(self)
+        return {k: v for k, v in written.items() if k != "sandbox" or v}
 
 
 class Spent(_Document):
@@ -53,6 +73,7 @@ class Record(_Document):
     images: Hash  # the sidecar beside this file: predicted, margin, distance, forwards, backwards of each asked image
     bundle: Hash | None  # the fallen images in the store; None where none fell, and of clean, which makes none
     source: Hash  # of the attack's module
+    paper: str = ""  # of the attack, as its plugin names it
     access: Access | None = None  # what the attack may ask of the model; None where it is not known
     cost: Spent
     run: Hash | None = None  # the cell whose record counts the passes, where one run answered several cells
@@ -72,8 +93,8 @@ class Record(_Document):
     @model_validator(mode="after")
     def _whole(self) -> Record:
         asked, fell = set(self.asked), set(self.fell)
-        if not asked or len(asked) != len(self.asked) or min(asked) < 0:
-            raise ValueError("asked must be distinct places of images, at least one")
+        if not asked or len(asked) != len(self.asked) or min(asked) < 0 or max(asked) >= PLACES:
+            raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
         if not fell <= asked or len(fell) != len(self.fell):
             raise ValueError("fell must be distinct places of images that were asked")
         if self.key != self.cell.key:
@@ -133,7 +154,7 @@ class ColumnCard(_Document):
     name: str
     attacks: list[str]  # recipe keys
     strict: bool
-    first: int = 0  # of the test images; 0 is all
+    first: Images = 0  # of the test images; 0 is all
     norm: str = ""  # of the threats that it is for, where it has other attacks under others
 
 
@@ -148,7 +169,7 @@ class ExamCard(_Document):
     test: Hash
     threat: str
     columns: list[str]  # names
-    n: int  # of the first test images
+    n: Images  # of the first test images
 
 
 class VerificationRecord(_Document):
@@ -236,7 +257,10 @@ class Doubted(_Document):
 
 
 class CheckRecord(_Document):
-    """What the checks before any attack said of weights on a test part.  `key` is the hash of what was checked."""
+    """What checks said of weights on a test part: those before any attack, or under a threat the thorough ones.
+
+    `key` is the hash of what was checked.
+    """
 
     schema_: Literal["rampart/check-1"] = Field("rampart/check-1", alias="schema")
     key: Hash
@@ -244,6 +268,7 @@ class CheckRecord(_Document):
     weights: Hash
     dataset: str  # the name, for people
     test: Hash
+    threat: str | None = None  # of the thorough checks, which attack; None of the checks before any attack
     version: int  # of the checks
     n: int  # the first so many test images were looked at
     doubts: list[Doubted]
@@ -256,14 +281,124 @@ class CheckRecord(_Document):
 
     @model_validator(mode="after")
     def _keyed(self) -> CheckRecord:
-        if self.key != check_key(self.net, self.weights, self.test, self.version):
+        if self.key != check_key(self.net, self.weights, self.test, self.version, self.threat):
             raise ValueError("the key is not that of its check: a field was changed")
         return self
 
 
-def check_key(net: str, weights: str, test: str, version: int) -> str:
+def as_levels(threat: str) -> str:
+    """A threat as papers write it: l2:16/51 is l2:80/255."""
+    norm, _, eps = threat.partition(":")
+    above, _, below = eps.partition("/")
+    if not (above.isdecimal() and below.isdecimal() and int(below) and 255 % int(below) == 0):
+        return threat
+    return f"{norm}:{int(above) * 255 // int(below)}/255"
+
+
+class PictureModel(_Document):
+    """A model that a picture shows."""
+
+    label: str  # the defense as a person would write it
+    threat: str  # that it was trained for; empty where there is none
+    seed: int
+    which: str  # of its training's weights
+    net: str
+    weights: Hash
+
+    @property
+    def short(self) -> str:
+        """Few words for the head of a column: the defense's name and the threat."""
+        return f"{self.label.partition('(')[0]} {as_levels(self.threat)}".strip()
+
+
+class Picture(_Document):
+    """What a picture shows: models, test images, and numbers; its arrays lie beside it.  `key` names what was asked."""
+
+    schema_: Literal["rampart/picture-1"] = Field("rampart/picture-1", alias="schema")
+    key: Hash
+    kind: str
+    version: int  # of the kind: what it computes
+    models: list[PictureModel]
+    dataset: str  # the name, for people
+    test: Hash
+    images: list[Annotated[int, Field(ge=0)]]  # places in the test part that are shown
+    settings: dict[str, str | int | float | bool | list[str] | list[int] | list[float]]
+    heads: list[str]  # of the table of numbers
+    rows: list[list[str | int | Number | None]]
+    arrays: Hash  # the sidecar beside this file
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> Picture:
+        models = [(m.net, m.weights) for m in self.models]
+        if self.key != picture_key(self.kind, self.version, models, self.test, self.images, self.settings):
+            raise ValueError("the key is not that of its picture: a field was changed")
+        if any(len(row) != len(self.heads) for row in self.rows):
+            raise ValueError("each row of numbers must have a value for each head")
+        return self
+
+
+def picture_key(
+    kind: str, version: int, models: list[tuple[str, str]], test: str, images: list[int], settings: Mapping[str, Any]
+) -> str:
+    """The name of a picture in the ledger; models: net and weights of each."""
+    facts = {
+        "kind": kind, "version": version, "models": [list(m) for m in models], "test": test, "images": images,
+        "settings": dict(settings),
+    }  # fmt: skip
+    return digest({"picture": facts})
+
+
+def check_key(net: str, weights: str, test: str, version: int, threat: str | None = None) -> str:
     """The name of a check in the ledger."""
-    return digest({"check": {"net": net, "weights": weights, "test": test, "version": version}})
+    under = {"threat": threat} if threat else {}
+    return digest({"check": {"net": net, "weights": weights, "test": test, "version": version, **under}})
+
+
+class CertificateRecord(_Document):
+    """Which images no attack within a threat can fell, by a proof.  `key` is the hash of what was to be proven."""
+
+    schema_: Literal["rampart/certificate-1"] = Field("rampart/certificate-1", alias="schema")
+    key: Hash
+    net: str
+    weights: Hash
+    dataset: str  # the name, for people
+    test: Hash
+    condition: str
+    threat: str
+    method: str  # by which it is proven: ibp
+    version: int  # of the method
+    asked: list[int]  # places in the test part
+    certified: list[int]  # of these, the images whose every neighbour is read right
+    without: str  # why there is no bound; empty where there is one
+    cost: Spent
+    machine: Machine
+    versions: dict[str, str]
+    commit: str
+    made: str
+
+    @model_validator(mode="after")
+    def _whole(self) -> CertificateRecord:
+        asked, held = set(self.asked), set(self.certified)
+        if not asked or len(asked) != len(self.asked) or min(asked) < 0 or max(asked) >= PLACES:
+            raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
+        if not held <= asked or len(held) != len(self.certified) or (held and self.without):
+            raise ValueError("certified must be distinct places of images that were asked, none where nothing bounds")
+        wanted = (self.net, self.weights, self.test, self.condition, self.threat, self.method, self.version)
+        if self.key != certificate_key(*wanted):
+            raise ValueError("the key is not that of its certificate: a field was changed")
+        return self
+
+
+def certificate_key(
+    net: str, weights: str, test: str, condition: str, threat: str, method: str, version: int
+) -> str:  # fmt: skip
+    """The name of a certificate in the ledger."""
+    facts = {"net": net, "weights": weights, "test": test, "condition": condition, "threat": threat}
+    return digest({"certificate": facts | {"method": method, "version": version}})
 
 
 Document = (
@@ -276,6 +411,8 @@ Document = (
     | TableCard
     | ReportedCard
     | CheckRecord
+    | Picture
+    | CertificateRecord
 )
 _ANY: TypeAdapter[Document] = TypeAdapter(Annotated[Document, Field(discriminator="schema_")])
 

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import math
 import pkgutil
 import re
@@ -18,7 +19,7 @@ from types import ModuleType
 
 from bench.canary import Canary
 from bench.errors import UsageError, nearest
-from bench.exam import Column, Suite
+from bench.exam import Column, Regions, Study, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset, Recipe, Value
 from bench.zoo import Zoo
 
@@ -40,7 +41,7 @@ class Registry:
             match thing:
                 case Plugin() if thing.function.__module__ == module.__name__:
                     self._add(thing.kind, thing.name, thing, thing.where)
-                case Column() | Suite():
+                case Column() | Regions() | Suite() | Study():
                     kind = type(thing).__name__.lower()
                     self._add(kind, thing.name, thing, f"{module.__name__} ({kind} {thing.name})")
                 case Zoo():
@@ -52,6 +53,10 @@ class Registry:
                 case tuple() if thing and all(isinstance(t, Canary) for t in thing):
                     for canary in thing:
                         self._add("canary", canary.name, canary, f"{module.__name__} (canary {canary.name})")
+
+    def add(self, plugin: Plugin, origin: str) -> None:
+        """Take in a plugin that no module here holds."""
+        self._add(plugin.kind, plugin.name, plugin, origin)
 
     def _add(self, kind: str, name: str, thing: object, origin: str) -> None:
         place = (kind, name)
@@ -99,7 +104,8 @@ class Registry:
         plugin, aliased = self._base("defense", name, version, text)
         preset = self.preset(plugin.name, dataset, net, asked)
         usual = {**plugin.defaults, **{k: v for k, v in preset.items() if k not in without}}
-        recipe = plugin.recipe(**{**usual, **aliased, **written})
+        known = {k: v for k, v in usual.items() if v is not inspect.Parameter.empty}
+        recipe = plugin.recipe(**{**known, **aliased, **written})
         label = recipe.short(usual)
         if asked:
             inner = label.partition("(")[2].removesuffix(")")
@@ -135,6 +141,18 @@ class Registry:
         """A suite by name."""
         found = self._find("suite", name)
         assert isinstance(found, Suite)
+        return found
+
+    def study(self, name: str) -> Study:
+        """A study by name."""
+        found = self._find("study", name)
+        assert isinstance(found, Study)
+        return found
+
+    def regions(self, name: str) -> Regions:
+        """An experiment on regions by name."""
+        found = self._find("regions", name)
+        assert isinstance(found, Regions)
         return found
 
     def preset(self, defense: str, dataset: str, net: str, name: str = "") -> dict[str, Value]:
@@ -230,7 +248,7 @@ def split_recipe(text: str) -> tuple[str, int | None, dict[str, Value]]:
         assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
         if call.args or any(k.arg is None for k in call.keywords):
             raise UsageError(f"in {text!r} every setting needs its name, as in {name}(setting=value)")
-        settings = {str(k.arg): _plain(ast.literal_eval(k.value)) for k in call.keywords}
+        settings = {str(k.arg): plain(ast.literal_eval(k.value)) for k in call.keywords}
         if len(settings) < len(call.keywords):
             raise UsageError(f"in {text!r} a setting is given twice")
         return name, int(version) if version else None, settings
@@ -258,10 +276,10 @@ def split_list(text: str) -> list[str]:
     return [part.strip() for part in [*found, text[start:]] if part.strip()]
 
 
-def _plain(value: object) -> Value:
+def plain(value: object) -> Value:
     """Finite numbers (int64), text, booleans, None and (nested) sequences of them, which become tuples."""
     if isinstance(value, list | tuple):
-        return tuple(_plain(v) for v in value)
+        return tuple(plain(v) for v in value)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float) and math.isfinite(value) and (isinstance(value, float) or abs(value) < 2**63):

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from bench.canary import Canary
-from bench.exam import Column, Suite
+from bench.exam import Column, Study, Suite
 from bench.recipe import Alias, Attack, Plugin, Preset
 from bench.zoo import Zoo
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from bench.registry import Registry
     from bench.zoo import Finding
 
+MANY = 300  # lines of a plan, beyond which it is shown in sums
 EVERY = 2.0  # seconds between lines where there is no terminal
-SINGULAR = {"canaries": "canary"}
+SINGULAR = {"canaries": "canary", "studies": "study"}
 ALWAYS = ("failed:", "doubt:")  # how lines begin that are never left out
 
 
@@ -77,7 +78,7 @@ def plan_table(lines: Sequence[Line]) -> None:
     ):
         table.add_column(name, justify="right", footer=footer)
     table.add_column("time", justify="right", footer=duration(sum(line.seconds for line in lines)))
-    for line in lines:
+    for line in lines if len(lines) <= MANY else _summed(lines):
         table.add_row(
             line.what.replace("[", r"\["), f"{line.done:,}", f"{line.missing:,}", f"{line.forwards:,}",
             f"{line.backwards:,}", duration(line.seconds),
@@ -89,6 +90,18 @@ def plan_table(lines: Sequence[Line]) -> None:
         "times are for one worker.",
         style="dim",
     )
+
+
+def _summed(lines: Sequence[Line]) -> Iterator[Line]:
+    """A line for all trainings, and one for each column, in place of very many."""
+    by_column: dict[str, list[Line]] = {}
+    for line in lines:
+        by_column.setdefault(line.column, []).append(line)
+    for column, several in by_column.items():
+        what = f"{column}: {len(several):,} cells" if column else f"{len(several):,} trainings"
+        counts = ("done", "missing", "forwards", "backwards")
+        sums = {name: sum(getattr(line, name) for line in several) for name in counts}
+        yield replace(several[0], what=what, seconds=sum(line.seconds for line in several), **sums)
 
 
 def findings_table(findings: Sequence[Finding]) -> None:
@@ -150,6 +163,10 @@ def _entry(thing: object) -> dict[str, Any]:
         case Suite():
             columns = ", ".join(name for names, _ in thing.parts for name in names)
             return {"name": thing.name, "summary": f"{thing.summary} ({columns})".strip(), "settings": {}}
+        case Study():
+            threats = ", ".join(f"{norm}:{eps}" for norm, every in thing.eps for eps in every)
+            said = f"{thing.about}: {thing.net} on {thing.dataset} for {threats}"
+            return {"name": thing.name, "summary": said, "settings": {}, "dataset": thing.dataset}
     raise TypeError(thing)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from bench.errors import UsageError
@@ -73,7 +74,9 @@ class Exam:
 
     def outcome(self, place: Place, cell: Cell) -> Outcome:
         """What the ledger says of a cell under the exam's threat."""
-        return Outcome.of(place.ledger, cell, self.n, self.threat)
+        from bench.certify import with_certificates
+
+        return with_certificates(Outcome.of(place.ledger, cell, self.n, self.threat), place.ledger, cell)
 
     def run_of(self, cell: Cell) -> tuple[str, ...]:
         """Cells of equal runs are answered, on the same images, by one run of the attack."""
@@ -83,15 +86,39 @@ class Exam:
 
     def length(self, cell: Cell) -> int:
         """The passes of its attack on an image that never falls."""
-        return sum(passes(self.attacks[cell.attack], self.dataset.shape))
+        return sum(self.passes_of(cell.attack))
 
-    def _cell(self, net: str, weights: str, attack: str, condition: str) -> Cell:
-        plugin = self.attacks[attack].plugin
+    def passes_of(self, attack: str) -> tuple[int, int]:
+        """Forwards and backwards of an attack on an image that never falls."""
+        if attack not in self._passes:
+            self._passes[attack] = passes(self.attacks[attack], self.dataset.shape)
+        return self._passes[attack]
+
+    @cached_property
+    def by_condition(self) -> dict[str, tuple[str, ...]]:
+        """The columns that are asked under each condition, in their order."""
+        found: dict[str, list[str]] = {}
+        for name, condition in self.questions:
+            found.setdefault(condition, []).append(name)
+        return {condition: tuple(names) for condition, names in found.items()}
+
+    @cached_property
+    def _passes(self) -> dict[str, tuple[int, int]]:
+        return {}
+
+    @cached_property
+    def _terms(self) -> dict[str, tuple[str | None, Precision]]:
+        """The threat and the precision of each attack's cells."""
+        return {key: self._terms_of(recipe.plugin) for key, recipe in self.attacks.items()}
+
+    def _terms_of(self, plugin: object) -> tuple[str | None, Precision]:
         assert isinstance(plugin, Attack)
         # Clean cells, and those of other plugins without norms, have no threat; those that search it have no eps.
         bounded = str(self.threat if plugin.goal == "in-ball" else self.threat.without_bound)
-        threat = bounded if plugin.norms else None
-        precision = self.precision if plugin.norms and plugin.coarse else "exact"
+        return bounded if plugin.norms else None, self.precision if plugin.norms and plugin.coarse else "exact"
+
+    def _cell(self, net: str, weights: str, attack: str, condition: str) -> Cell:
+        threat, precision = self._terms[attack]
         return Cell(net, weights, self.dataset.test.hash, condition, threat, attack, self.attack_seed, precision)
 
 

@@ -172,6 +172,7 @@ def _message(report: Report, where: str) -> str:
     lines = [f"{verdict(report) if report.exit_code else lacking}  Baseline: {where}"]
     for c in (*report.regressed, *report.inconclusive):
         lines += [f"  {c.verdict}: {_column(c.now[0])}: {said(c)}", *_lost(c)]
+    lines += [f"  not to be trusted: {_column(c.now[0])}" for c in report.untrusted]
     if held := [_column(c.now[0]) for c in report.comparisons if c.verdict in {"held", "no worse"}]:
         lines.append(f"  {'no worse' if report.rules.sequential else 'held'}: {', '.join(held)}")
     lines += [f"  missing, and in the baseline: {_column(s)}" for s in report.missing]

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from bench.decided import reached
 from bench.exam import CLEAN
 from bench.outcomes import fallen_within
-from bench.records import ColumnCard, Document, ExamCard, Record, TrainingRecord
+from bench.records import CertificateRecord, CheckRecord, ColumnCard, Document, ExamCard, Record, TrainingRecord
+from bench.trust import is_stale, newest
 
 if TYPE_CHECKING:
     from bench.ledger import Ledger
@@ -127,6 +129,9 @@ def _order(standing: Standing) -> tuple[str, ...]:
     return (*map(str, standing.model), "" if q.condition == CLEAN else q.condition, q.threat or "", standing.column)
 
 
+NONE: frozenset[int] = frozenset()
+
+
 class _Cell(NamedTuple):
     """Which images an attack was asked, and which of them fell."""
 
@@ -152,23 +157,40 @@ def _standings(ledger: Ledger, documents: Sequence[Document]) -> Iterator[Standi
                 times = makers.setdefault((t.net, weights), {})
                 model = Model(t.label, t.net_label, t.dataset, t.threat, t.seed, which)
                 times[model] = max(t.made, times.get(model, ""))
+    checks = newest(d for d in documents if isinstance(d, CheckRecord))
     records: dict[tuple[str, str, str, str], list[Record]] = {}
     for r in documents:
         if isinstance(r, Record):
             records.setdefault((r.net, r.weights, r.test, r.condition), []).append(r)
     cards = [d for d in documents if isinstance(d, ColumnCard)]
     exams = {(e.test, e.threat) for e in documents if isinstance(e, ExamCard)}
-    for (net, weights, test, _), near in records.items():
+    proven: dict[tuple[str, str, str, str], dict[str, set[int]]] = {}
+    for c in documents:
+        if isinstance(c, CertificateRecord):
+            proven.setdefault((c.net, c.weights, c.test, c.condition), {}).setdefault(c.threat, set()).update(
+                c.certified
+            )
+    for (net, weights, test, condition), near in records.items():
         models = makers.get((net, weights), {Model(f"weights {weights[:12]}", net, "", "", None, ""): ""})
         threats = {threat for known, threat in exams if known == test}
-        for found in _of_weights(near, cards, threats, ledger):
+        held = proven.get((net, weights, test, condition), {})
+        for found in _of_weights(near, cards, threats | held.keys(), ledger, held):
+            under = dict.fromkeys((None, found.question.threat))
+            looks = [checks[name] for threat in under if (name := (net, weights, test, threat)) in checks]
             for model, made in models.items():
-                yield replace(found, model=model, made=max(made, found.made))
+                yield replace(found, model=model, made=max(made, found.made), doubts=_doubts(found.doubts, looks))
+
+
+def _doubts(said: Sequence[str], checks: Sequence[CheckRecord]) -> tuple[str, ...]:
+    """What records say, and what the checks of the model found, each once."""
+    kept = [text for text in said if not is_stale(text, checks)]
+    return tuple(dict.fromkeys([*kept, *(d.text for check in checks for d in check.doubts)]))
 
 
 def _of_weights(
-    records: Sequence[Record], cards: Sequence[ColumnCard], asked: set[str], ledger: Ledger
-) -> Iterator[Standing]:
+    records: Sequence[Record], cards: Sequence[ColumnCard], asked: set[str], ledger: Ledger,
+    proven: Mapping[str, set[int]],
+) -> Iterator[Standing]:  # fmt: skip
     """Every column of some weights on a test part under a condition, with no model's name yet."""
     one = records[0]
     nobody = Model("", "", "", "", None, "")
@@ -182,7 +204,7 @@ def _of_weights(
 
     lost = {r.attack: r for r in records if _is_clean(r.attack)}
     clean = _cell([r for r in records if r.attack in lost], None, ledger) if lost else None
-    if clean is not None and (seen := _seen([clean], None, 0)):
+    if clean is not None and (seen := _seen([clean], clean, 0, strict=False)):
         yield standing(CLEAN, None, lost, None, **seen)
     bound = {r.threat for r in records if r.threat and ":" in r.threat}
     for threat in sorted(bound | asked):
@@ -198,24 +220,38 @@ def _of_weights(
                 names.setdefault((tuple(sorted(set(card.attacks))), card.strict, card.first), []).append(card)
         for (attacks, strict, first), alike in names.items():
             members = [cells[a] for a in attacks if a in cells]
-            if len(members) == len(attacks) and (seen := _seen(members, clean if strict else None, first)):
+            held = frozenset(proven.get(threat, ()))
+            # A certificate may leave nothing to ask of some attacks, or of all.
+            whole = len(members) == len(attacks)
+            if (whole or held) and (seen := _seen(members, clean, first, held, strict=strict, whole=whole)):
                 name = " = ".join(sorted({card.name for card in alike}))
                 yield standing(name, threat, attacks, alike[0], **seen)
 
 
-def _seen(members: Sequence[_Cell], clean: _Cell | None, first: int) -> dict[str, Any]:
-    """The images that fell among the first n, where all these are decided; nothing where none is."""
-    fell = frozenset[int]().union(*(m.fell for m in members), clean.fell if clean else ())
-    decided = fell | frozenset.intersection(*(m.asked for m in members))
-    n = next(i for i in count() if i not in decided)
-    meant = next(i for i in count() if i not in clean.asked) if clean else n
-    if n < meant:  # of the images beyond those that were asked, the ones that clean lost alone would count
-        n = min(n, *(1 + max(m.asked) for m in members))
-    n = min(n, first or n)
-    parts = [*members, *([clean] if clean else [])]
+def _seen(
+    members: Sequence[_Cell], clean: _Cell | None, first: int, held: frozenset[int] = NONE, *,
+    strict: bool, whole: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """The images that fell among the first n, where these are decided as on the board; nothing where they are not.
+
+    held: images that are certified to stand, of which no attack needs to be asked.  whole: there is every attack.
+    """
+    parts = [*members, *([clean] if clean and strict else [])]
+    fell = frozenset[int]().union(*(part.fell for part in parts))
+    went = frozenset.intersection(*(m.asked for m in members)) if whole else NONE
+    decided = _first(fell | went | held, first)
+    reach = min((1 + max(m.asked) for m in members), default=0)
+    asked = _first(clean.asked, first) if clean else 0
+    n = reached(decided, sum(i < decided for i in fell | held), min(reach, first or reach), asked)
     doubts = tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts))
     made = max(part.made for part in parts)
     return {"n": n, "fell": frozenset(i for i in fell if i < n), "doubts": doubts, "made": made} if n else {}
+
+
+def _first(images: frozenset[int], most: int) -> int:
+    """n, where the first n test images are all among these and the next is not; no more than `most`, if any."""
+    n = next(i for i in count() if i not in images)
+    return min(n, most or n)
 
 
 def _cell(records: Sequence[Record], threat: str | None, ledger: Ledger) -> _Cell:

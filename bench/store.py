@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import IncompleteError, IntegrityError
-from bench.files import INCOMING, check_content, sweep, write_once
+from bench.files import INCOMING, check_content, check_writable, sweep, write_once
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,9 +25,14 @@ class Store:
 
     def tidy(self) -> list[Path]:
         """Remove, and name, what killed processes left of files that they were writing."""
-        unfinished = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
-        folders = (self.root, self.root / INCOMING, self.root / "histories", *unfinished)
+        found = [folder for depth in ("*", "*/*") for folder in (self.root / "scratch").glob(depth)]
+        unfinished = [folder for folder in found if not folder.is_symlink()]  # a training may have made links
+        folders = (self.root, self.root / INCOMING, self.root / "histories", self.root / "logs", *unfinished)
         return [path for folder in folders for path in sweep(folder)]
+
+    def check_writable(self) -> None:
+        """IncompleteError where nothing can be kept; to be known before any work."""
+        check_writable(self.root / INCOMING)
 
     def put(self, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
         """Keep tensors; the hash that is returned brings them back.  Equal content is kept once."""

@@ -16,6 +16,7 @@ from bench.draws import Draws
 from bench.errors import UsageError
 from bench.extra import extra_images
 from bench.feed import Feed
+from bench.together import rank, ranks, sum_over_ranks, synced
 
 if TYPE_CHECKING:
     from bench.course import Course
@@ -62,7 +63,7 @@ class TrainJob:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             made = self.build_other(recipe) if recipe and self.build_other else self.build()
-            module = made.to(self.device)
+            module = synced(made.to(self.device))
         module.register_forward_hook(self._count)
         return module
 
@@ -108,7 +109,7 @@ class TrainJob:
         """What was watched since this was last asked, for the history; sums by class are lists."""
         found: dict[str, float | list[float]] = {}
         for name, total in self.watched.items():
-            numbers = [float(v) for v in total]
+            numbers = [float(v) for v in sum_over_ranks(total)]
             found[name] = [round(v, 6) for v in numbers] if name.endswith("_by_class") else numbers[0] / numbers[1]
         self.watched.clear()
         return found
@@ -119,7 +120,7 @@ class TrainJob:
             return 0.0, 0.0
         right, predicted = [0, 0], set()
         with frozen(model):
-            for ids in torch.arange(len(self.val)).split(VALIDATED):
+            for ids in torch.arange(len(self.val)).split(VALIDATED)[rank() :: ranks()]:
                 x = torch.from_numpy(self.val.x[ids.numpy()]).to(self.device).float() / 255
                 y = torch.from_numpy(self.val.y[ids.numpy()]).to(self.device)
                 x_adv = self.threat.random(x, Draws(0, ids.to(self.device), "validate"))
@@ -134,8 +135,10 @@ class TrainJob:
                     right[1] += int((guess == y).sum())
                     predicted.update(guess.tolist())
         model.eval()
-        self.predicted = len(predicted)
-        return right[0] / len(self.val), right[1] / len(self.val)
+        said = [k in predicted for k in range(self.shape.classes)]
+        robust, clean, *classes = sum_over_ranks(torch.tensor([*right, *said], device=self.device)).tolist()
+        self.predicted = sum(map(bool, classes))
+        return robust / len(self.val), clean / len(self.val)
 
     def keep_if_best(self, model: nn.Module, score: Score) -> bool:
         """Remember these weights if no earlier epoch scored as well, and say whether that was so."""

@@ -180,7 +180,7 @@ def logits_of(module: nn.Module, x: Tensor) -> Tensor:
     """One forward pass: float32 (N, K); ModelError where the model raises or gives anything else."""
     try:
         logits: object = module(x)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:
         raise ModelError(f"the model failed on a forward pass of {tuple(x.shape)}: {error!r}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import IncompleteError, IntegrityError, Part
+from data._parts import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,8 +57,8 @@ def _load(path: Path, expected: str) -> NDArray[Any]:
         raise missing_images(path.parent.name, path, expected)
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError) as error:
-        raise _wrong(path, f"it is no whole .npy file ({error})") from error
+    except Exception as error:  # numpy raises anything at a damaged header
+        raise _wrong(path, f"it is no whole .npy file ({one_line(error)})") from error
     if not isinstance(found, np.ndarray):
         raise _wrong(path, "it is no single array")
     return found

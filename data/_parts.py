@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import IncompleteError, IntegrityError, Part
+from bench import Dataset, IncompleteError, IntegrityError, Part, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +39,21 @@ def hold_out(x: NDArray[np.uint8], y: NDArray[Any], count: int) -> tuple[Part, P
     return part(x[train], y[train]), part(x[val], y[val])
 
 
+def few(found: Dataset, count: int, name: str = "") -> Dataset:
+    """The data set with so many of its training images, of which more hold all of fewer; 0 is all.
+
+    They are the first of a seed-0 permutation; the images that validate and test stay as they are.  name: by which
+    trainings know it, where that is not the data set's own with the count.
+    """
+    if not count:
+        return found
+    if not 0 < count <= len(found.train):
+        raise UsageError(f"train_images={count}: {found.name} has {len(found.train):,} training images; 0 is all")
+    places = np.sort(order(len(found.train))[:count])
+    train = part(found.train.x[places], found.train.y[places])
+    return replace(found, train=train, learnt=name or f"{found.name}(train_images={count})")
+
+
 def published(path: Path, md5: str) -> bytes:
     """The bytes of a file that must be the published one."""
     raw = path.read_bytes()
@@ -57,3 +73,8 @@ def missing(name: str, folder: Path, files: Iterable[str], root: Path) -> Incomp
         f"    bench fetch {name} --data {shlex.quote(str(root))}\n"
         "or name the folder that holds it with --data DIR"
     )
+
+
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, or its name where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

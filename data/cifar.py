@@ -11,7 +11,7 @@ import numpy as np
 
 from bench import Dataset, IntegrityError, PublishedFile, dataset, unpack
 from data._official import arrays
-from data._parts import hold_out, missing, part, published
+from data._parts import few, hold_out, missing, part, published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,23 +61,31 @@ ALLOWED = {
 
 
 @dataset(net="resnet18", threat="linf:8/255", downloads=(DOWNLOAD,))
-def cifar10(root: Path) -> Dataset:
-    """CIFAR-10 (Krizhevsky, 2009): 32x32 colour; 49,000 train, 1,000 validate, 10,000 test; torchvision's layout."""
+def cifar10(root: Path, *, train_images: int = 0) -> Dataset:
+    """CIFAR-10 (Krizhevsky, 2009): 32x32 colour; 49,000 train, 1,000 validate, 10,000 test; torchvision's layout.
+
+    train_images: so many of the training images; 0 is all.
+    """
     folder = _whole("cifar10", root, FOLDER, FILES)
     *batches, test = (read_batch(folder / name, md5) for name, md5 in FILES.items())
     x, y = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-    return Dataset("cifar10", *hold_out(x, y, VAL), part(*test), CLASSES, arrays(root / "CIFAR-10-C"))
+    whole = Dataset("cifar10", *hold_out(x, y, VAL), part(*test), CLASSES, arrays(root / "CIFAR-10-C"))
+    return few(whole, train_images)
 
 
 @dataset(net="resnet18", threat="linf:8/255", downloads=(DOWNLOAD_100,))
-def cifar100(root: Path) -> Dataset:
-    """CIFAR-100 (Krizhevsky, 2009), fine labels: 32x32 colour; 49,000 train, 1,000 validate, 10,000 test."""
+def cifar100(root: Path, *, train_images: int = 0) -> Dataset:
+    """CIFAR-100 (Krizhevsky, 2009), fine labels: 32x32 colour; 49,000 train, 1,000 validate, 10,000 test.
+
+    train_images: so many of the training images; 0 is all.
+    """
     folder = _whole("cifar100", root, FOLDER_100, FILES_100)
     train, test = (read_batch(folder / name, FILES_100[name], "fine_labels") for name in ("train", "test"))
     meta = folder / "meta"
     names = unpickle(published(meta, FILES_100["meta"]), meta)["fine_label_names"]
     spoilt = arrays(root / "CIFAR-100-C")
-    return Dataset("cifar100", *hold_out(*train, VAL), part(*test), tuple(map(str, names)), spoilt)
+    whole = Dataset("cifar100", *hold_out(*train, VAL), part(*test), tuple(map(str, names)), spoilt)
+    return few(whole, train_images)
 
 
 def _whole(name: str, root: Path, folder: str, files: dict[str, str]) -> Path:

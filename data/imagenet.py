@@ -16,7 +16,7 @@ from typing import IO, Literal
 
 from bench import Dataset, IncompleteError, IntegrityError, Part, PublishedFile, UsageError, dataset
 from data._listing import class_folders, images
-from data._parts import nothing, order
+from data._parts import few, nothing, order
 from data._prepared import Crop, Labelled, prepared
 
 FOLDER = "imagenet"
@@ -133,17 +133,18 @@ def imagenet(
 )  # fmt: skip
 def restricted_imagenet(
     root: Path, *, size: int = 224, resize: int = 0, interpolation: Literal["bilinear", "bicubic"] = "bilinear",
-    train: bool = False,
+    train: bool = False, train_images: int = 0,
 ) -> Dataset:  # fmt: skip
     """Restricted ImageNet (Tsipras et al., 2019): 203 classes of ImageNet in 9; 10,150 official validation images test.
 
     train=True: the training images of these classes but 1,000, which validate, are decoded to files of
-    size x size x 3 bytes an image (about 39 GB at 224).
+    size x size x 3 bytes an image (about 39 GB at 224).  train_images: so many of them, read into memory; 0 is all.
     """
     name, crop = "restricted-imagenet", _crop(size, resize, interpolation)
     test = prepared(root, f"{name}-test", crop, lambda: restricted(_official_val(root)))
     parts = _trained(root, name, crop, test, lambda: restricted(_train(root)), RESTRICTED_VAL, train)
-    return Dataset(name, *parts, test, tuple(SUPER_CLASSES))
+    learnt = f"{name}(train=True, train_images={train_images})"
+    return few(Dataset(name, *parts, test, tuple(SUPER_CLASSES)), train_images, learnt)
 
 
 def _crop(size: int, resize: int, interpolation: str) -> Crop:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench import Dataset, IntegrityError, PublishedFile, dataset
-from data._parts import hold_out, missing, part
+from bench import Dataset, IntegrityError, Part, PublishedFile, UsageError, dataset
+from data._parts import few, hold_out, missing, part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,16 +73,46 @@ CLOTHES = (
 
 
 @dataset(net="cnn", threat="linf:0.3", downloads=MNIST)
-def mnist(root: Path) -> Dataset:
-    """MNIST (LeCun et al., 1998): 28x28 digits; 59,000 train, 1,000 validate, 10,000 test; torchvision's layout."""
-    return _load("mnist", root, "MNIST", tuple("0123456789"))
+def mnist(root: Path, *, digits: tuple[int, ...] = (), train_images: int = 0) -> Dataset:
+    """MNIST (LeCun et al., 1998): 28x28 digits; 59,000 train, 1,000 validate, 10,000 test; torchvision's layout.
+
+    digits: only images of these, two or more of them, as the classes in this order.  train_images: so many of the
+    training images; 0 is all.
+    """
+    whole = _load("mnist", root, "MNIST", tuple("0123456789"))
+    return few(_only(whole, digits) if digits else whole, train_images, _learnt(digits, train_images))
+
+
+def _only(whole: Dataset, digits: tuple[int, ...]) -> Dataset:
+    """The images of some digits, each part in its order; the first of them is class 0."""
+    known = range(len(whole.classes))
+    if len(digits) < 2 or len(set(digits)) < len(digits) or not all(type(d) is int and d in known for d in digits):
+        raise UsageError(f"digits={digits}: expected two or more different ones from 0 to 9, as in digits=(5, 7)")
+    label = np.full(len(known), -1)
+    label[list(digits)] = np.arange(len(digits))
+
+    def of(some: Part) -> Part:
+        keep = label[some.y] >= 0
+        return part(some.x[keep], label[some.y[keep]])
+
+    name, classes = f"{whole.name}(digits={digits})", tuple(str(d) for d in digits)
+    return Dataset(name, of(whole.train), of(whole.val), of(whole.test), classes)
+
+
+def _learnt(digits: tuple[int, ...], count: int) -> str:
+    """The name of the data set in its trainings."""
+    said = [f"digits={digits}"] if digits else []
+    return f"mnist({', '.join([*said, f'train_images={count}'])})"
 
 
 # At MNIST's 0.3 a pullover can be made a coat for the eye too; 0.1 is usual (Wong & Kolter, 2018; Croce et al., 2019).
 @dataset(net="cnn", threat="linf:0.1", downloads=FASHION, paper="arXiv:1708.07747")
-def fashion_mnist(root: Path) -> Dataset:
-    """Fashion-MNIST (Xiao et al., 2017): 28x28 clothes; 59,000 train, 1,000 validate, 10,000 test."""
-    return _load("fashion-mnist", root, "FashionMNIST", CLOTHES)
+def fashion_mnist(root: Path, *, train_images: int = 0) -> Dataset:
+    """Fashion-MNIST (Xiao et al., 2017): 28x28 clothes; 59,000 train, 1,000 validate, 10,000 test.
+
+    train_images: so many of the training images; 0 is all.
+    """
+    return few(_load("fashion-mnist", root, "FashionMNIST", CLOTHES), train_images)
 
 
 def _load(name: str, root: Path, publication: str, classes: tuple[str, ...]) -> Dataset:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bench import Dataset, Part, UsageError, dataset, nearest
-from data._parts import hold_out, part
+from data._parts import few, hold_out, one_line, part
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,10 +21,11 @@ MAX_CLASSES = 100_000  # beyond it a label is a mistake, not a class
 
 
 @dataset(net="cnn", threat="linf:8/255")
-def npz(root: Path, *, file: str) -> Dataset:
+def npz(root: Path, *, file: str, train_images: int = 0) -> Dataset:
     """Your own file: x_train, y_train, x_test, y_test (x uint8 NCHW), and optionally x_val, y_val, classes.
 
     Without x_val the first tenth (at most 1,000) of a seed-0 permutation of the training images validates.
+    train_images: so many of the training images; 0 is all: npz(file='mine.npz', train_images=500).
     """
     path = _find(root, file)
     arrays = _read(path)
@@ -37,7 +37,8 @@ def npz(root: Path, *, file: str) -> Dataset:
     else:
         train, val = hold_out(train.x, train.y, min(MAX_VAL, max(1, len(train) // 10)))
     _check_alike(path, train, val, test)
-    return Dataset(f"npz:{path.name}", train, val, test, _classes(path, arrays.get("classes"), (train, val, test)))
+    whole = Dataset(f"npz:{path.name}", train, val, test, _classes(path, arrays.get("classes"), (train, val, test)))
+    return few(whole, train_images, f"npz(file={path.name!r}, train_images={train_images})")
 
 
 def _find(root: Path, file: str) -> Path:
@@ -59,13 +60,16 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {}
     key = "its table of contents"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open whose table of contents it cannot read.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             _check_keys(path, file.files)
             for key in (k for k in (*NEEDED, *OPTIONAL) if k in file.files):
                 arrays[key] = file[key]
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # numpy and zipfile raise anything at a damaged header, TokenError among it
         raise UsageError(
-            f"{path}: {key} cannot be read ({error}); expected plain arrays, made by numpy.savez"
+            f"{path}: {key} cannot be read ({one_line(error)}); expected plain arrays, made by numpy.savez"
         ) from error
     for key, array in arrays.items():
         if not isinstance(array, np.ndarray):

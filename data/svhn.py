@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench import Dataset, IntegrityError, PublishedFile, dataset
-from data._parts import hold_out, missing, part, published
+from data._parts import few, hold_out, missing, part, published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,15 +34,18 @@ VAL = 1_000
         for (name, md5), size in zip(FILES.items(), SIZES, strict=True)
     ),
 )  # fmt: skip
-def svhn(root: Path) -> Dataset:
-    """SVHN (Netzer et al., 2011): 32x32 house numbers, without `extra`; 72,257 train, 1,000 validate, 26,032 test."""
+def svhn(root: Path, *, train_images: int = 0) -> Dataset:
+    """SVHN (Netzer et al., 2011): 32x32 house numbers, without `extra`; 72,257 train, 1,000 validate, 26,032 test.
+
+    train_images: so many of the training images; 0 is all.
+    """
     folders = (root / "svhn", root)  # ours, and torchvision's
     folder = next((f for f in folders if all((f / name).is_file() for name in FILES)), folders[0])
     absent = [name for name in FILES if not (folder / name).is_file()]
     if absent:
         raise missing("svhn", folder, absent, root)
     train, test = (read_mat(folder / name, md5) for name, md5 in FILES.items())
-    return Dataset("svhn", *hold_out(*train, VAL), part(*test), tuple("0123456789"))
+    return few(Dataset("svhn", *hold_out(*train, VAL), part(*test), tuple("0123456789")), train_images)
 
 
 def read_mat(path: Path, md5: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

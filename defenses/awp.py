@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from bench import Batch, Course, TrainJob, UsageError, defense, fit, ranks, sum_over_ranks
 from defenses.at import look
 from defenses.inner import Inner, craft, kl
 from defenses.trades import INNER
@@ -33,7 +33,7 @@ def at_awp(
         validated = feed.epoch > 1 and feed.place == 0 and inner.bn == "train"
         x_adv = craft(model, feed, job.threat, replace(inner, bn="eval") if validated else inner)
         if feed.epoch >= awp_from:
-            push(model, lambda m: F.cross_entropy(m(x_adv), feed.y))
+            push(model, lambda m: F.cross_entropy(m(x_adv), feed.y), len(feed))
         return F.cross_entropy(model(x_adv), feed.y)
 
     def back(model: nn.Module, feed: Batch) -> None:
@@ -55,7 +55,7 @@ def trades_awp(
     def loss(model: nn.Module, feed: Batch) -> Tensor:
         x_adv = craft(model, feed, job.threat, inner)
         if feed.epoch >= awp_from:
-            push(model, lambda m: _trades(m, feed, x_adv, beta, 1))
+            push(model, lambda m: _trades(m, feed, x_adv, beta, 1), len(feed))
         return _trades(model, feed, x_adv, beta, forwards)
 
     return fit(job, job.net(), loss, course, after_step=lambda model, _feed: push.undo(model))
@@ -81,16 +81,16 @@ class Push:
         self._gamma, self._copy = gamma, job.net()
         self._moves: dict[str, Tensor] = {}
 
-    def __call__(self, model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> None:
-        """Move the weights to where the loss is larger."""
+    def __call__(self, model: nn.Module, loss: Callable[[nn.Module], Tensor], images: int) -> None:
+        """Move the weights to where the loss, a mean over so many images, is larger; only the direction counts."""
         self._copy.load_state_dict(model.state_dict())
         self._copy.train()
         own = {name: p for name, p in self._copy.named_parameters() if name.endswith("weight") and p.ndim > 1}
-        grads = torch.autograd.grad(loss(self._copy), list(own.values()), allow_unused=True)
+        climbed = loss(self._copy) if ranks() == 1 else loss(self._copy) * images
+        found = torch.autograd.grad(climbed, list(own.values()), allow_unused=True)
+        grads = {name: sum_over_ranks(grad) for name, grad in zip(own, found, strict=True) if grad is not None}
         self._moves = {
-            name: self._gamma * p.detach().norm() / (grad.norm() + 1e-20) * grad
-            for (name, p), grad in zip(own.items(), grads, strict=True)
-            if grad is not None
+            name: self._gamma * own[name].detach().norm() / (grad.norm() + 1e-20) * grad for name, grad in grads.items()
         }
         self._add(model, 1.0)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Course, TrainJob, UsageError, defense, fit
+from bench import Batch, Course, TrainJob, UsageError, defense, fit, ranks
 from defenses.inner import Radius
 
 COURSE = Course(epochs=10, lr=0.04, schedule="triangle", rate_by="step", peak=0.5, drops=())
@@ -23,6 +23,8 @@ def free(
     """
     if replays < 1:
         raise UsageError(f"replays={replays}: expected 1 or more")
+    if ranks() > 1:
+        raise UsageError(f"free keeps a perturbation for each place of a batch; expected 1 process, not {ranks()}")
     size = (course.batch, job.shape.channels, job.shape.size, job.shape.size)
     kept = nn.Module()
     kept.register_buffer("delta", torch.zeros(size, device=job.device))

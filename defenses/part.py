@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Course, TrainJob, UsageError, defense, fit
-from defenses.cam import Cam, heat
+from bench import Batch, Cam, Course, TrainJob, UsageError, defense, fit, heat, outlying, within
 from defenses.inner import Inner, craft
 from defenses.mart import mart_loss
 from defenses.trades import trades_loss
 
+QUARTERS = {  # whether it is the lower and the right half
+    "upper-left": (False, False), "upper-right": (False, True), "lower-left": (True, False), "lower-right": (True, True)
+}  # fmt: skip
 COURSE = Course(epochs=80, lr=0.01, decay=2e-4, drops=(60,))
 Loss = Callable[[nn.Module, Batch, Tensor], Tensor]  # a model, a batch and its adversarial images to a scalar
 
@@ -33,7 +35,8 @@ class Masks:
     low: the budget of the others, as a share of eps.  s: the epochs between refreshes of the masks' model, the first of
     which comes after warm_up, the epochs without masks.  cam: how the map is made.
     mask: cam (its square over one standard deviation above its mean), jet (the release's: thresholds the colours of the
-    map), random (as many pixels as cam, elsewhere) or none (every pixel gets `low`); the last two are controls.
+    map), random (as many pixels as cam, elsewhere) or none (every pixel gets `low`); the last two are controls.  A
+    quarter of the image (upper-left and so on) gets `low`, the rest the whole budget: the authors' first experiment.
     align: own (the image's own mask) or shuffled (the release's: that of the image in the same place of a pass in
     another order, with another augmentation; the refreshes are then those of the release, in the epochs after warm-up
     that are multiples of s).
@@ -44,7 +47,7 @@ class Masks:
     s: int = 1
     warm_up: int = 20
     cam: Literal["gradcam", "xgradcam", "layercam"] = "gradcam"
-    mask: Literal["cam", "jet", "random", "none"] = "cam"
+    mask: Literal["cam", "jet", "random", "none", "upper-left", "upper-right", "lower-left", "lower-right"] = "cam"
     align: Literal["own", "shuffled"] = "own"
     mask_op: Literal["clamp", "scale"] = "clamp"
 
@@ -133,6 +136,8 @@ def important(model: nn.Module, feed: Batch, masks: Masks) -> Tensor:
     """Which pixels of a batch keep the whole budget: booleans that broadcast with (B, C, H, W)."""
     if masks.mask == "none":
         return torch.zeros(len(feed), 1, *feed.x.shape[2:], dtype=torch.bool, device=feed.x.device)
+    if masks.mask in QUARTERS:
+        return quarter(feed.x, *QUARTERS[masks.mask])
     cam: Cam = masks.cam
     if masks.mask == "jet":  # the release does not clip what overshoots
         return outlying(jet(heat(model, feed.x, cam, clip=False).square()))[:, : feed.x.shape[1]]
@@ -143,11 +148,14 @@ def important(model: nn.Module, feed: Batch, masks: Masks) -> Tensor:
     return keep
 
 
-def outlying(values: Tensor) -> Tensor:
-    """Which values (N, C, H, W) are over one standard deviation above the mean of their image."""
-    flat = values.flatten(1)
-    mean, spread = flat.mean(1, keepdim=True), flat.std(1, keepdim=True, correction=0)
-    return ((flat - mean) / (spread + 1e-12) > 1).view_as(values)
+def quarter(x: Tensor, down: bool, right: bool) -> Tensor:
+    """All pixels (1, 1, H, W) but those of a quarter; of an odd side the middle belongs to the lower or right half."""
+    height, width = x.shape[2:]
+    keep = torch.ones(1, 1, height, width, dtype=torch.bool, device=x.device)
+    rows = slice(height // 2, None) if down else slice(height // 2)
+    columns = slice(width // 2, None) if right else slice(width // 2)
+    keep[:, :, rows, columns] = False
+    return keep
 
 
 def jet(values: Tensor) -> Tensor:
@@ -167,8 +175,3 @@ def _piecewise(at: Tensor, xs: tuple[float, ...], ys: tuple[float, ...]) -> Tens
     for x0, x1, y0, y1 in zip(xs, xs[1:], ys, ys[1:], strict=False):
         out = torch.where(at > x0, y0 + (y1 - y0) * (at - x0) / (x1 - x0), out)
     return out
-
-
-def within(x_adv: Tensor, x: Tensor, size: Tensor) -> Tensor:
-    """The nearest images within each pixel's budget of x, and in [0, 1]."""
-    return x_adv.clamp(x - size, x + size).clamp(0, 1)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
+
+from bench import sum_over_ranks
 
 if TYPE_CHECKING:
     from bench import TrainJob
@@ -14,8 +17,10 @@ Weigh = Callable[[Tensor, Tensor], Tensor]  # logits of x and of x' (B, K) to th
 
 
 def balanced(w: Tensor) -> Tensor:
-    """Weights (B,) whose mean is 1."""
-    return w * len(w) / w.sum().clamp(min=1e-12)
+    """Weights (B,) whose mean over the whole batch is 1."""
+    images, total = sum_over_ranks(torch.stack([w.new_tensor(len(w)), w.sum()]))
+    found: Tensor = w * images / total.clamp(min=1e-12)
+    return found
 
 
 def watch(job: TrainJob, w: Tensor, y: Tensor) -> None:

@@ -87,6 +87,9 @@ def bounded(name: str, state: Mapping[str, Tensor], size: int) -> None:
     claimed = sum(t.numel() * t.element_size() for t in state.values())
     if claimed > 4 * size:  # tied weights are legitimate, and few
         raise IntegrityError(f"{name}: its tensors claim {claimed:,} bytes in a file of {size:,}")
+    for key, tensor in state.items():
+        if tensor.is_complex() or tensor.layout != torch.strided or tensor.is_meta:
+            raise IntegrityError(f"{name}: {key} is {tensor.dtype}, {tensor.layout}; expected plain real numbers")
 
 
 def fit(

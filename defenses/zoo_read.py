@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -218,7 +219,10 @@ def _first(error: Exception) -> str:
 
 def _asks(path: Path) -> str:
     """`asks for os.system`: what a pickle names beyond plain weights; empty where there is nothing."""
-    named = sorted({_now(name) for content in _pickles(path) for name in _named(content)} - _allowed())
+    found: set[str] = set()
+    with suppress(Exception):  # the archive is damaged: what it named before that counts
+        found.update(_now(name) for content in _pickles(path) for name in _named(content))
+    named = sorted(found - _allowed())
     if not named:
         return ""
     more = f" and {len(named) - 3} more" if len(named) > 3 else ""

@@ -9,24 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
+
+from leaderboard.api_words import Address, Count, FindingOf, RuleOf, Seconds, Share
+from leaderboard.api_words import Strict as _Strict
 
 VERSION = 1
 FOLDER = "api/v1"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-Share = Annotated[float, Field(ge=0, le=1, description="a share of 1")]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0)]
-Address = Annotated[str, Field(description="a path from the site's folder")]
-
-
-class _Strict:
-    """No other fields."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,8 @@ class Result(_Strict):
     """An accuracy: standing / (n * conditions) of the first n test images; low and high end the 95 % Wilson interval.
 
     bound: images that nobody has decided count as standing, so that the accuracy is this or less.
-    partial: on fewer images than clean was asked.  attack_seeds: the seed of each attack.
+    partial: on fewer images than clean was asked.  attack_seeds: the seed of each attack.  certified: how many of these
+    images are proven to stand, whatever the attack; null where nobody tried, and but in the column that sums up.
     """
 
     accuracy: Share
@@ -56,6 +49,7 @@ class Result(_Strict):
     partial: bool
     cost: Cost
     attack_seeds: dict[str, int]
+    certified: Count | None
 
 
 @dataclass(frozen=True)
@@ -101,8 +95,10 @@ class RowOf(_Strict):
     """A set of weights on a board.
 
     division: which rows it competes with.  tier: measured (counted from records of this ledger), or verified.  rank:
-    the best and the worst place that a row which stands for itself may have; null for a seed of a group, and where
-    the summary is a bound or a mean.
+    the best and the worst place that a row which stands for itself may have; null for a seed of a group, where the
+    summary is a bound or a mean, and where the row is not trusted.  distrust: why it is not.  before_probes: what
+    summed it up before the attacks were asked that its doubts call for; null where none was.  gradient_honesty: the
+    share of images at which the gradients are the slopes of the answers; null where it was not measured.
     """
 
     defense: str
@@ -127,6 +123,10 @@ class RowOf(_Strict):
     notes: list[str]
     model: Address
     badge: Address
+    trusted: bool
+    distrust: list[str]
+    before_probes: Result | None
+    gradient_honesty: Share | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,8 @@ class GroupOf(_Strict):
     rank: list[int] | None
     results: dict[str, Several]
     summary: Several | None
+    trusted: bool
+    before_probes: Several | None
 
 
 @dataclass(frozen=True)
@@ -211,12 +213,18 @@ class TrainingOf(_Strict):
 
 @dataclass(frozen=True)
 class OnBoard(_Strict):
-    """A model's results on one board."""
+    """A model's results on one board; of several trainings that made these weights, what holds of the last one."""
 
     board: str
     results: dict[str, Result]
     summary: Result | None
     doubts: list[Doubted]
+    division: str
+    trusted: bool
+    findings: list[FindingOf]
+    rules: list[RuleOf]
+    before_probes: Result | None
+    gradient_honesty: Share | None
 
 
 @dataclass(frozen=True)
@@ -316,7 +324,10 @@ class ParityCell(_Strict):
 
 @dataclass(frozen=True)
 class ParityRow(_Strict):
-    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours."""
+    """A row of a published table, one variant of its recipe and which weights; trained: every setting of ours.
+
+    doubts: those about our models that say that a number lies.
+    """
 
     row: str
     dataset: str
@@ -331,6 +342,7 @@ class ParityRow(_Strict):
     trained: str | None
     older: Count
     columns: dict[str, ParityCell]
+    doubts: list[str]
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from bench import wilson
+from bench import reached, wilson
 from leaderboard.images import Images
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class Number:
 
     bound: images that nobody has decided are counted as standing, so the true number is this or less.
     partial: on fewer images than clean was asked.  conditions: how many it is the mean over; `standing` is their sum.
+    certified: how many of them are proven to stand, whatever the attack; None where nobody tried to prove it.
     """
 
     standing: int
@@ -134,6 +135,7 @@ class Number:
     seeds: tuple[tuple[str, int], ...] = ()  # attack, attack seed
     partial: bool = False
     conditions: int = 1
+    certified: int | None = None
 
     @property
     def share(self) -> Fraction:
@@ -163,6 +165,7 @@ class Exam:
     decided: Images
     first: int  # the column is about so many of the first test images; 0 is all
     members: Mapping[str, Outcome]  # by attack; those that have a record
+    certified: Images = field(default_factory=Images)  # proven to stand, so that no attack needs to be asked
 
     @property
     def spent(self) -> Spent:
@@ -176,57 +179,43 @@ class Exam:
 
 
 def examine(
-    attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome], limit: int = 0
-) -> Exam:
+    attacks: Sequence[str], strict: bool, clean: Outcome | None, cells: Mapping[str, Outcome], limit: int = 0,
+    certified: Images | None = None,
+) -> Exam:  # fmt: skip
     """The union of a column's attacks.
 
     An image is decided if one of them felled it, or all were asked about it; in a strict column also if it was
-    lost to begin with.
+    lost to begin with, and always if it is certified to stand.
     """
+    held = certified or Images()
     members = {a: cells[a] for a in attacks if a in cells}
     fell = Images.union(m.fell for m in members.values())
     if strict and clean is not None:
         fell |= clean.fell
     whole = attacks and len(members) == len(set(attacks))
     decided = fell | Images.common(m.asked for m in members.values()) if whole else fell
+    decided |= held
     if limit:
-        fell, decided = fell & Images.below(limit), decided & Images.below(limit)
-    return Exam(fell, decided, limit, members)
+        fell, decided, held = (images & Images.below(limit) for images in (fell, decided, held))
+    return Exam(fell, decided, limit, members, held)
 
 
 def count(exam: Exam, clean: Outcome | None) -> Number | None:
-    """A column's number on the first n test images, where n is as many as its attacks went through.
-
-    While an image among those is undecided there is only a bound, for the decided ones are no fair sample: where a
-    cascade was cut short they are the fallen ones, and where an attack was asked for another column's sake they are
-    those that withstood that column's other attacks.
-    """
+    """A column's number on the first n test images, where n is as many as its attacks went through."""
     all_asked = clean.asked.first if clean is not None else 0
     asked = min(all_asked, exam.first or all_asked)
     # The member that went least far sets the reach: others may have gone further for another column's sake.
     reach = min((m.asked.end for m in exam.members.values()), default=0)
     reach = min(reach, exam.first or reach)
-    n, spent = exam.decided.first, exam.spent
-    if n < reach or (n < asked and n == exam.fell.among(n)):
+    decided, spent = exam.decided.first, exam.spent
+    known = (exam.fell | exam.certified).among(decided)  # whatever any attack was asked
+    n = reached(decided, known, reach, asked)
+    if n is None:
         if not (asked and reach):
             return None
         standing = asked - exam.fell.among(asked)
         return Number(standing, asked, True, spent, exam.seeds, partial=asked < all_asked)
-    if n < asked:
-        n = _roundest(reach, n)
     return Number(n - exam.fell.among(n), n, False, spent, exam.seeds, partial=n < all_asked) if n else None
-
-
-def _roundest(low: int, high: int) -> int:
-    """The roundest number from low to high.
-
-    People ask about round numbers of images, and of those that were lost to begin with no record of an attack says
-    whether they were meant.
-    """
-    step = 1
-    while -(-low // (10 * step)) * 10 * step <= high:
-        step *= 10
-    return -(-low // step) * step
 
 
 def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] = ()) -> Number | None:
@@ -242,11 +231,12 @@ def worst(exams: Sequence[Exam], clean: Outcome | None, others: Sequence[Exam] =
     whole = Images.below(n)
     decided = fell | Images.common(e.decided | (whole - Images.below(e.first)) if e.first else e.decided for e in exams)
     spent = Spent.of(r for e in (*exams, *others) for m in e.members.values() for r in m.records)
-    reach, all_decided = min(_reach(e, n) for e in exams), decided.first
-    if reach <= all_decided < n and all_decided > fell.among(all_decided):  # as in count
-        m = _roundest(reach, all_decided)
+    reach, first = min(_reach(e, n) for e in exams), decided.first
+    known = Images.union([fell, *(e.certified for e in exams)]).among(first)
+    m = reached(first, known, reach, n)
+    if m is not None and first < n:
         return Number(m - fell.among(m), m, False, spent, partial=True)
-    return Number(n - fell.among(n), n, all_decided < n, spent)
+    return Number(n - fell.among(n), n, first < n, spent)
 
 
 def _reach(exam: Exam, n: int) -> int:

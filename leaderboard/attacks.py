@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 NAV = ("Attacks", "attacks.html")
 KINDS = {"attack": "attacks"}
 
+_ARXIV = re.compile(r"arXiv:[0-9]{4}\.[0-9]{4,5}")
 ROWS = 100  # models of a board that a page lists
 
 
@@ -68,6 +70,12 @@ class Attack:
     def threats(self) -> list[str]:
         """The threats, or norms, under which it was run."""
         return sorted({r.threat for r in self.records if r.threat}, key=natural)
+
+    @property
+    def papers(self) -> list[tuple[str, str]]:
+        """The papers that its records name, each with its address where that follows from the name."""
+        named = sorted({r.paper for r in self.records if r.paper}, key=natural)
+        return [(paper, f"https://arxiv.org/abs/{paper[6:]}" if _ARXIV.fullmatch(paper) else "") for paper in named]
 
     @property
     def sources(self) -> list[str]:

@@ -13,7 +13,10 @@ _NARROW, _WIDE = "fijlrtI.,:;|!'()[] /", "mwMW@%"
 
 
 def badge(section: Section, row: Row) -> str:
-    """An SVG of two halves: what was asked, and the number of the column that sums up, or of the last column."""
+    """An SVG of two halves: what was asked, and the number of the column that sums up, or of the last column.
+
+    Of a row that is not trusted it holds no number.
+    """
     left, right, sure = said(section, row)
     return draw(left, right, "#1f5c8f" if sure else "#6b7075")
 
@@ -25,6 +28,8 @@ def said(section: Section, row: Row) -> tuple[str, str, bool]:
     name = section.summary or (section.heads[-1].name if section.heads else "")
     number = row.summary if section.summary else row.numbers.get(name)
     left = _cut(f"{' '.join(where.split())} {printable(name)}")
+    if not row.trusted:
+        return left, "not trusted", False
     if number is None:
         return left, "not asked", False
     return left, f"{'≤ ' if number.bound else ''}{percent(number.accuracy)} % of {number.n:,}", not number.bound

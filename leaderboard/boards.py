@@ -5,48 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from leaderboard.arithmetic import Number
 from leaderboard.curves import SIZE, Figure, figures
 from leaderboard.document import document
-from leaderboard.facts import DIVISIONS, TIERS, division
+from leaderboard.facts import TIERS
 from leaderboard.offers import offer
-from leaderboard.ranks import ranks
-from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Row, Section
+from leaderboard.rows import Section
+from leaderboard.rules import DIVISIONS
 from leaderboard.scales import Drawn, drawn
-from leaderboard.seeds import Group, Spread, lines
+from leaderboard.seeds import Spread
 from leaderboard.shell import File, Site
+from leaderboard.views import Line
 from leaderboard.words import natural, printable
 
 NAV = ("Boards", "index.html")
 KINDS = {"board": "boards"}
 COSTS = 200  # rows, beyond which what each number cost is in board.json alone
-MEAN = {"corruptions": "mean corruption", f"{OFFICIAL}corruptions": "mean corruption, official"}
-
-MARKED = 500  # lines with marks in the page
-Corrupted = Mapping[tuple[str, str, str], Mapping[str, Number]]  # of test, net and weights: column to number
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a board and what the page says of it beside its numbers."""
-
-    line: Row | Group
-    rank: tuple[int, int] | None
-    division: str
-    tier: str
-    rows: tuple[Row, ...]  # of several seeds
-    marked: bool  # whether its marks are in the page; the script draws those of other lines when it shows them
-
-    @property
-    def place(self) -> str:
-        """Its rank as an interval."""
-        if self.rank is None:
-            return "–"
-        low, high = self.rank
-        return f"{low}" if low == high else f"{low}–{high}"
 
 
 @dataclass(frozen=True)
@@ -59,6 +36,7 @@ class Verdict:
     ranked: int
     above: int  # lines with no more than an upper bound, and that above the leader's number
     lacking: tuple[str, ...]  # the columns that most of these were not asked to the end
+    doubted: int  # lines that are not trusted, and so not ranked
 
 
 def pages(site: Site) -> Iterator[File]:
@@ -79,16 +57,6 @@ def pages(site: Site) -> Iterator[File]:
 def _at_the_root(file: File) -> File:
     """A page of a folder as the first page.  Labels hold no such text: their quotes are escaped."""
     return File("index.html", file.content.replace(b' href="../', b' href="').replace(b' src="../', b' src="'))
-
-
-View = tuple[Section, Section, list[Line]]
-
-
-def views(board: Board) -> tuple[View, ...]:
-    """Each section, the same as its page shows it, and the lines of that."""
-    corrupted = _corrupted(board.sections)
-    full = [_rare_last(_with_corruptions(section, corrupted)) for section in board.sections]
-    return tuple((section, x, _lines(x)) for section, x in zip(board.sections, full, strict=True))
 
 
 def _index(site: Site, told: Sequence[tuple[Section, Verdict | None]]) -> File:
@@ -114,17 +82,6 @@ def _board(site: Site, section: Section, said: Sequence[Line], path: str) -> Fil
     )  # fmt: skip
 
 
-def _lines(section: Section) -> list[Line]:
-    """The lines of a section, the best first, with their ranks."""
-    return [
-        Line(
-            line, rank, division(line.rows[0] if isinstance(line, Group) else line), line.tier,
-            line.rows if isinstance(line, Group) else (), place < MARKED,
-        )
-        for place, (line, rank) in enumerate(zip(section.lines, ranks(section.lines), strict=True))
-    ]  # fmt: skip
-
-
 def verdict(section: Section, said: Sequence[Line]) -> Verdict | None:
     """Who leads among those that are ranked."""
     ranked = [line for line in said if line.rank is not None]
@@ -134,7 +91,9 @@ def verdict(section: Section, said: Sequence[Line]) -> Verdict | None:
     assert first.rank is not None and first.line.summary is not None
     number = first.line.summary
     above = [
-        x.line for x in said if x.line.summary and x.line.summary.bound and x.line.summary.accuracy > number.accuracy
+        x.line
+        for x in said
+        if x.line.trusted and x.line.summary and x.line.summary.bound and x.line.summary.accuracy > number.accuracy
     ]
     lacks = Counter(
         h.name
@@ -142,51 +101,14 @@ def verdict(section: Section, said: Sequence[Line]) -> Verdict | None:
         for h in section.heads
         if h.strict and h.common and h.of and _open(line.numbers.get(h.name))
     )
+    doubted = sum(not line.line.trusted for line in said)
     lacking = tuple(name for name, times in lacks.most_common(4) if 2 * times >= len(above))
-    return Verdict(first, number, first.rank[1] - first.rank[0], len(ranked), len(above), lacking)
+    return Verdict(first, number, first.rank[1] - first.rank[0], len(ranked), len(above), lacking, doubted)
 
 
 def _open(number: Number | Spread | None) -> bool:
     """Whether a column has not decided every image of a line."""
     return number is None or number.bound
-
-
-def _corrupted(sections: Sequence[Section]) -> Corrupted:
-    """The mean accuracy of weights over corruptions, from the boards that are about these."""
-    found: dict[tuple[str, str, str], dict[str, Number]] = {}
-    for section in sections:
-        if section.summary == "mean" and section.condition in MEAN:
-            for row in section.rows:
-                if row.summary is not None:
-                    key = (section.test, row.net_key, row.weights)
-                    found.setdefault(key, {})[MEAN[section.condition]] = row.summary
-    return found
-
-
-def _with_corruptions(section: Section, corrupted: Corrupted) -> Section:
-    """A board on clean images with the mean over corruptions as a column, where that is known of a row."""
-    if section.condition != CLEAN:
-        return section
-    known = [corrupted.get((section.test, row.net_key, row.weights), {}) for row in section.rows]
-    names = sorted({name for numbers in known for name in numbers} - {h.name for h in section.heads})
-    if not names:
-        return section
-    heads = (*section.heads, *(Head(name, ()) for name in names))
-    rows = [
-        replace(row, numbers={**row.numbers, **{name: numbers[name] for name in names if name in numbers}})
-        for row, numbers in zip(section.rows, known, strict=True)
-    ]
-    return replace(
-        section,
-        heads=heads,
-        rows=tuple(rows),
-        lines=lines(rows, [replace(h, strict=bool(h.of) and h.strict) for h in heads]),
-    )
-
-
-def _rare_last(section: Section) -> Section:
-    """The section with the columns that few of its lines were asked behind the others."""
-    return replace(section, heads=tuple(sorted(section.heads, key=lambda h: h.of != (CLEAN,) and not h.common)))
 
 
 def _families(nets: Collection[str]) -> list[str]:
@@ -209,6 +131,7 @@ def _names(columns: Sequence[Drawn]) -> list[str]:
         "training",
         "cost",
         "tier",
+        "honesty",
         "doubts",
     ]
     fixed = len(found)

@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, time
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
-from bench import Record, ReportedCard, TrainingRecord, UsageError
+from bench import CertificateRecord, CheckRecord, Picture, Record, ReportedCard, TrainingRecord, UsageError
 from leaderboard.rows import CLEAN, OFFICIAL
 from leaderboard.words import natural, printable, short
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from leaderboard.shell import Site
 
 Source = Record | TrainingRecord
-Dated = Source | ReportedCard
+Dated = Source | ReportedCard | CheckRecord | CertificateRecord | Picture
 PACKAGE = "rampart-bench"  # as records name the version that made them
 ENTRIES = 100  # of the feed: the newest
 
@@ -45,6 +45,9 @@ def until(documents: Documents, as_of: str) -> Documents:
         records=tuple(r for r in documents.records if then(r)),
         trainings=tuple(t for t in documents.trainings if then(t)),
         reported=tuple(c for c in documents.reported if then(c)),
+        checks=tuple(c for c in documents.checks if then(c)),
+        pictures=tuple(p for p in documents.pictures if then(p)),
+        certificates=tuple(c for c in documents.certificates if then(c)),
     )
 
 

@@ -14,6 +14,7 @@ from leaderboard.pairs import Matrix, matrix, packed
 from leaderboard.rows import Row, Section, place
 from leaderboard.shell import File, Site
 from leaderboard.telling import best, telling
+from leaderboard.views import NOT_TRUSTED
 from leaderboard.words import printable
 
 NAV = ("Compare", "compare.html")
@@ -117,5 +118,6 @@ class Match:
 def named(row: Row) -> str:
     """A model, told from the others of its board."""
     maker = row.maker
-    said = [maker.defense, row.net, f"seed {maker.seed}" if maker.seed is not None else "", maker.which]
+    trust = "" if row.trusted else NOT_TRUSTED
+    said = [maker.defense, row.net, f"seed {maker.seed}" if maker.seed is not None else "", maker.which, trust]
     return printable(", ".join(part for part in said if part))

@@ -85,7 +85,8 @@ def figures(section: Section) -> list[Figure]:
     found = []
     for head in section.heads:
         rows = [row for row in section.rows if head.name in row.curves]
-        drawn = [row for line in section.lines if head.name in (row := first_seed(line)).curves][:LINES]
+        best = [line for line in section.lines if line.trusted] or section.lines
+        drawn = [row for line in best if head.name in (row := first_seed(line)).curves][:LINES]
         curves = [row.curves[head.name] for row in drawn]
         if curves and eps:
             reach = max(next((d for d, a in c.points() if a <= 0.01), math.inf) for c in curves)

@@ -80,6 +80,8 @@ def _group(group: Group) -> dict[str, Any]:
         "weights": [row.weights for row in group.rows],
         "numbers": {name: _spread(spread) for name, spread in group.numbers.items()},
         "summary": _spread(group.summary) if group.summary else None,
+        "trusted": group.trusted,
+        "before_probes": _spread(group.before) if group.before else None,
     }
 
 
@@ -127,6 +129,10 @@ def _row(row: Row) -> dict[str, Any]:
         "cost": _spent(row.spent),
         "doubts": [{"text": d.text, "attacks": list(d.attacks)} for d in row.doubts],
         "notes": list(row.notes),
+        "trusted": row.trusted,
+        "distrust": list(row.trust.reasons),
+        "before_probes": _number(row.trust.before) if row.trust.before else None,
+        "gradient_honesty": row.trust.honesty,
         "curves": {name: _curve(curve) for name, curve in row.curves.items()},
     }
 
@@ -151,6 +157,7 @@ def _number(number: Number) -> dict[str, Any]:
         "conditions": number.conditions,
         "bound": number.bound,
         "partial": number.partial,
+        "certified": number.certified,
         "cost": _spent(number.spent),
         "attack_seeds": dict(number.seeds),
     }

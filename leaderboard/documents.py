@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from bench import (
+    CertificateRecord,
+    CheckRecord,
     ColumnCard,
     DatasetCard,
     ExamCard,
+    Picture,
     RampartError,
     Record,
     ReportedCard,
@@ -42,9 +45,12 @@ class Documents:
     exams: tuple[ExamCard, ...] = ()
     tables: tuple[TableCard, ...] = ()
     reported: tuple[ReportedCard, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     distances: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # by the hash of a record's sidecar
     verified: frozenset[str] = frozenset()  # cells all of whose records were recounted, and held
+    certificates: tuple[CertificateRecord, ...] = ()
     damaged: tuple[str, ...] = ()  # a sentence for each file that was skipped, with its path in the ledger
+    checks: tuple[CheckRecord, ...] = ()
 
     @classmethod
     def of(cls, ledger: Ledger) -> Documents:
@@ -54,7 +60,7 @@ class Documents:
         distances: dict[str, Mapping[int, float]] = {}
         for document in read_all(ledger, damaged):
             try:
-                if isinstance(document, Record | ExamCard | TableCard):
+                if isinstance(document, Record | ExamCard | TableCard | CertificateRecord):
                     _check_threat(document.threat)
                 if isinstance(document, Record) and document.threat is not None and ":" not in document.threat:
                     distances[document.images] = _distances(ledger, document)  # a minimum-norm attack's
@@ -70,9 +76,12 @@ class Documents:
             tuple(kept.get(ExamCard, ())),
             tuple(kept.get(TableCard, ())),
             tuple(kept.get(ReportedCard, ())),
+            tuple(kept.get(Picture, ())),
             distances,
             _verified(ledger, kept.get(Record, ()), kept.get(VerificationRecord, ())),
+            tuple(kept.get(CertificateRecord, ())),
             tuple(damaged),
+            tuple(kept.get(CheckRecord, ())),
         )
 
 

@@ -117,7 +117,8 @@ def union(exams: Sequence[Exam]) -> Exam:
     """Several columns as one."""
     members = {attack: cell for exam in exams for attack, cell in exam.members.items()}
     fell = Images.union(exam.fell for exam in exams)
-    return Exam(fell, fell | Images.common(exam.decided for exam in exams), 0, members)
+    held = Images.union(exam.certified for exam in exams)
+    return Exam(fell, fell | Images.common(exam.decided for exam in exams), 0, members, held)
 
 
 def by_condition(cells: Mapping[str, Outcome], *, detailed: bool) -> Evidence:

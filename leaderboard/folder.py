@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from bench import IncompleteError, write_atomically
@@ -15,6 +18,10 @@ from leaderboard.shell import File
 
 INDEX = "index.html"
 MANIFEST = "files.json"  # what the last publish wrote, so that the next one removes what is no more part of the site
+
+INCOMING = ".incoming"  # where files lie until they are whole
+DAY = 86400.0  # seconds
+_MINE = f"{re.sub('[^A-Za-z0-9-]', '-', os.uname().nodename)[:64]}."  # how unfinished files of this machine begin
 
 Part = Callable[[], Iterator[File]]
 
@@ -96,6 +103,7 @@ def _take(folder: Path, parts: dict[int, Part], queue: int) -> dict[int, list[st
 def clear(folder: Path, written: Collection[str]) -> None:
     """Remove what an earlier publish wrote and this one did not, and keep what it did for the next one."""
     _remove(folder, set(written))
+    _sweep(folder / INCOMING)
     manifest = {"schema": "rampart/files-1", "files": sorted(written)}
     write(folder, File(MANIFEST, (json.dumps(manifest, indent=0) + "\n").encode()))
 
@@ -114,10 +122,11 @@ def write(folder: Path, file: File) -> None:
     if file.path in {INDEX, MANIFEST}:
         write_atomically(path, file.content)
         return
-    part = path.with_name(f".{path.name[:80]}.{os.getpid()}.part")
+    part = folder / INCOMING / f"{_MINE}{os.getpid()}.{path.name[:80]}.part"
     try:
-        if not os.path.isdir(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for needed in (part.parent, path.parent):
+            if not os.path.isdir(needed):
+                needed.mkdir(parents=True, exist_ok=True)
         try:
             part.write_bytes(file.content)
             part.replace(path)
@@ -126,6 +135,32 @@ def write(folder: Path, file: File) -> None:
             raise
     except OSError as error:
         raise IncompleteError(f"cannot write {path}: {error.strerror}; publish again to continue") from error
+
+
+def _sweep(incoming: Path) -> None:
+    """Remove the unfinished files of publishes that were killed, and their folder when nobody writes in it.
+
+    Those of other machines, of which it is not known whether they live, must be a day old.
+    """
+    for part in incoming.glob("*.part"):
+        name = part.name.removeprefix(_MINE).partition(".")[0] if part.name.startswith(_MINE) else ""
+        with suppress(OSError):
+            lives = _lives(int(name)) if name.isdigit() else time.time() - part.stat().st_mtime < DAY
+            if not lives:
+                part.unlink()
+    with suppress(OSError):
+        incoming.rmdir()
+
+
+def _lives(process: int) -> bool:
+    """Whether there is a process of that number, of whomever."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _remove(folder: Path, kept: Collection[str]) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.arithmetic import Number
-from leaderboard.facts import division
 from leaderboard.rows import Row, Section
 from leaderboard.seeds import Group, Spread
 from leaderboard.words import percent, printable
@@ -24,6 +23,7 @@ LONG = 120  # characters of a name, beyond which it is cut in tables for papers
 FACTS = (
     "defense", "net", "trained_on", "trained_for", "seed", "which", "weights", "parameters", "multiply_adds",
     "training_seconds", "division", "tier", "forwards", "backwards", "attack_seconds", "doubts", "notes",
+    "rank", "trusted", "gradient_honesty", "before_probes",
 )  # fmt: skip
 NAMES = ("defense", "net", "weights", "seed")  # of what names a line
 OF_A_NUMBER = ("accuracy", "low", "high", "standing", "n", "conditions", "bound")
@@ -48,25 +48,31 @@ def numbers(section: Section, line: Row | Group) -> list[Number | Spread | None]
 # CSV: a line a row of the board, and of several seeds one each.
 
 
-def as_csv(section: Section) -> str:
-    """A board as CSV (RFC 4180, UTF-8): accuracies are shares of 1; `low` and `high` end the 95 % Wilson interval."""
+def as_csv(section: Section, places: Sequence[str] = ()) -> str:
+    """A board as CSV (RFC 4180, UTF-8): accuracies are shares of 1; `low` and `high` end the 95 % Wilson interval.
+
+    places: the rank of each line of the board; a seed of several has none.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     names = columns(section)
     writer.writerow([*FACTS, *(_cell(f"{of}:{name}") for name in names for of in OF_A_NUMBER)])
+    ranked = {id(line): place for line, place in zip(section.lines, places, strict=bool(places))}
     for row in section.rows:
-        writer.writerow([*map(_cell, _facts(row)), *(_cell(v) for x in numbers(section, row) for v in _number(x))])
+        facts = _facts(row, ranked.get(id(row), "" if row.trusted else "not trusted"))
+        writer.writerow([*map(_cell, facts), *(_cell(v) for x in numbers(section, row) for v in _number(x))])
     return out.getvalue()
 
 
-def _facts(row: Row) -> list[object]:
-    made, t = row.maker, row.maker.training
+def _facts(row: Row, place: str) -> list[object]:
+    made, t, before = row.maker, row.maker.training, row.trust.before
     return [
         made.defense, row.net, t.dataset if t else None, (t.threat or None) if t else None, made.seed,
         made.which or None, row.weights, t.parameters if t else None, t.macs if t else None,
-        t.cost.seconds if t else None, division(row), row.tier, row.spent.forwards, row.spent.backwards,
+        t.cost.seconds if t else None, row.division, row.tier, row.spent.forwards, row.spent.backwards,
         row.spent.seconds,
         "; ".join(d.text for d in row.doubts) or None, "; ".join(row.notes) or None,
+        place or None, row.trusted, row.trust.honesty, before.accuracy if before else None,
     ]  # fmt: skip
 
 
@@ -141,8 +147,9 @@ def _caption(section: Section) -> str:
         if any(x is not None and x.bound for r in section.rows for x in numbers(section, r))
         else ""
     )
+    doubted = "; lines that are not trusted have no rank" if any(not line.trusted for line in section.lines) else ""
     fewer = "; some numbers are on fewer images, see the board" if _fewer(section) else ""
-    return f"{said}{seeds}{bound}{fewer}."
+    return f"{said}{seeds}{bound}{doubted}{fewer}."
 
 
 def _grouped(section: Section) -> bool:

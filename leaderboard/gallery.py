@@ -44,14 +44,20 @@ class Gallery:
         """The column that tells most of the models."""
         return telling(self.section)
 
+    @property
+    def left_out(self) -> int:
+        """How many lines are not trusted, and so not drawn."""
+        return sum(not line.trusted for line in self.section.lines)
+
     @cached_property
     def plots(self) -> list[Plot]:
         """Accuracy against robustness, robustness over training time, both of two points or more, and over eps."""
         drawn = []
-        points = [p for line in self.section.lines if (p := self._point(line)) is not None]
+        trusted = [line for line in self.section.lines if line.trusted]
+        points = [p for line in trusted if (p := self._point(line)) is not None]
         if len(points) > 1:
             drawn.append(clean_and_robust("clean", points, self.column))
-        timed = [p for line in self.section.lines if (p := self._timed(line)) is not None]
+        timed = [p for line in trusted if (p := self._timed(line)) is not None]
         if len({p.x for p in timed}) > 1:
             drawn.append(cost_and_robust("cost", timed, self.column))
         return drawn + [self._eps(place, figure) for place, figure in enumerate(figures(self.section))]

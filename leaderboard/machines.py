@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from leaderboard import api, badges, formats, parity
+from leaderboard import api, api_words, badges, formats, parity
 from leaderboard.api import FOLDER
 from leaderboard.arithmetic import Spent
 from leaderboard.changes import Log, feed
-from leaderboard.facts import division
 from leaderboard.offers import ENDINGS, bibtex, identity, ways
 from leaderboard.parity_pages import tables
 from leaderboard.reported import newest
@@ -20,9 +19,10 @@ from leaderboard.words import name_of, natural
 if TYPE_CHECKING:
     from bench import Record
     from leaderboard.arithmetic import Number
-    from leaderboard.boards import Line
     from leaderboard.rows import Row, Section
     from leaderboard.seeds import Spread
+    from leaderboard.trust import Finding
+    from leaderboard.views import Line
 
 NAV = ("For machines", "machines.html")
 
@@ -58,7 +58,7 @@ def _example(site: Site) -> Iterator[str]:
 
 def _board(site: Site, section: Section, lines: Sequence[Line]) -> Iterator[File]:
     found, places = ways(site, section), [line.place for line in lines]
-    yield File(found["csv"], formats.as_csv(section).encode())
+    yield File(found["csv"], formats.as_csv(section, places).encode())
     yield File(found["md"], formats.as_markdown(section, places).encode())
     yield File(found["tex"], formats.as_latex(section, places).encode())
     yield File(found["bib"], bibtex(site, section).encode())
@@ -124,11 +124,13 @@ def _row(site: Site, section: Section, row: Row, rank: list[int] | None) -> api.
     return api.RowOf(
         made.defense, row.net, row.net_key, row.weights, made.which or None, made.seed, t.key if t else None,
         (t.threat or None) if t else None, t.dataset if t else None, t.parameters if t else None,
-        t.macs if t else None, t.cost.seconds if t else None, division(row),
+        t.macs if t else None, t.cost.seconds if t else None, row.division,
         row.tier, rank,
         {name: _result(x) for name, x in row.numbers.items()}, _result(row.summary) if row.summary else None,
         _cost(row.spent), [api.Doubted(d.text, list(d.attacks)) for d in row.doubts], list(row.notes),
         f"{FOLDER}/models/{_model_id(site, row.net_key, row.weights)}.json", badge_of(section, row),
+        row.trusted, list(row.trust.reasons), _result(row.trust.before) if row.trust.before else None,
+        row.trust.honesty,
     )  # fmt: skip
 
 
@@ -137,15 +139,21 @@ def _group(group: Group, rank: list[int] | None) -> api.GroupOf:
     return api.GroupOf(
         group.maker.defense, first.net, first.net_key, group.which, list(group.seeds),
         [row.weights for row in group.rows], rank, {name: _several(x) for name, x in group.numbers.items()},
-        _several(group.summary) if group.summary else None,
+        _several(group.summary) if group.summary else None, group.trusted,
+        _several(group.before) if group.before else None,
     )  # fmt: skip
 
 
 def _result(x: Number) -> api.Result:
     low, high = x.interval
     return api.Result(
-        x.accuracy, low, high, x.standing, x.n, x.conditions, x.bound, x.partial, _cost(x.spent), dict(x.seeds)
+        x.accuracy, low, high, x.standing, x.n, x.conditions, x.bound, x.partial, _cost(x.spent), dict(x.seeds),
+        x.certified,
     )  # fmt: skip
+
+
+def _finding(x: Finding) -> api_words.FindingOf:
+    return api_words.FindingOf(x.code, x.text, x.state, x.asked or None, x.what, list(x.images), dict(x.figures))
 
 
 def _several(x: Spread) -> api.Several:
@@ -188,7 +196,9 @@ def _models(site: Site, path: str) -> Iterator[File]:
                 api.OnBoard(
                     board, {head: _result(x) for head, x in row.numbers.items()},
                     _result(row.summary) if row.summary else None,
-                    [api.Doubted(d.text, list(d.attacks)) for d in row.doubts],
+                    [api.Doubted(d.text, list(d.attacks)) for d in row.doubts], row.division, row.trusted,
+                    list(map(_finding, row.trust.findings)), [api_words.RuleOf(**vars(rule)) for rule in row.rules],
+                    _result(row.trust.before) if row.trust.before else None, row.trust.honesty,
                 )
                 for board, (_, row) in boards.items()
             ],

@@ -13,24 +13,29 @@ from leaderboard.classes import MANY, Confusion, Labels, Share, confusion, order
 from leaderboard.curves import Curve as Distances
 from leaderboard.drawing import Plot
 from leaderboard.evidence import WORST
-from leaderboard.facts import DIVISIONS, TIERS, division
+from leaderboard.facts import TIERS
 from leaderboard.grids import by_class, confusions, corruptions
 from leaderboard.history import SIZE as PANEL
 from leaderboard.history import History, Lesson
+from leaderboard.pictures import of_model
 from leaderboard.plots import STYLES, Curve, over_eps, over_passes
 from leaderboard.reproduce import command
 from leaderboard.rows import CLEAN, OFFICIAL, Head, Row, Section, named, place
+from leaderboard.rules import DIVISIONS
 from leaderboard.shell import File, Site
 from leaderboard.sidecars import MissingError, Sidecars, spent_until_fallen
-from leaderboard.words import name_of, natural, short
+from leaderboard.words import name_of, natural, percent, short
 
 if TYPE_CHECKING:
     from bench import TrainingRecord
     from leaderboard.arithmetic import Number
     from leaderboard.evidence import Fallen, Tally
+    from leaderboard.rules import Rule
+    from leaderboard.trust import Finding
 
 KINDS = {"model": "models"}
 
+STATES = ("for good", "open", "settled", "told")  # of doubts, the gravest first
 HARDEST = 12  # classes that are listed where there are too many for a plot
 
 
@@ -46,7 +51,7 @@ def pages(site: Site) -> Iterator[File]:
         model = Model(site, net, weights, tuple(places), labels)
         yield site.render(
             "model.html", site.path("model", net, weights), title=model.title, nav="Boards", model=model, panel=PANEL,
-            settings=settings, cells=cells, attacks=links, known=found.keys(),
+            pictures=of_model(site, net, weights), settings=settings, cells=cells, attacks=links, known=found.keys(),
         )  # fmt: skip
 
 
@@ -86,8 +91,7 @@ class Model:
     @property
     def division(self) -> tuple[str, str]:
         """Which models it competes with, and what that means."""
-        found = division(self.row)
-        return found, DIVISIONS[found]
+        return self.row.division, DIVISIONS[self.row.division]
 
     @property
     def tier(self) -> tuple[str, str]:
@@ -141,8 +145,56 @@ class Model:
 
     @cached_property
     def doubts(self) -> list[tuple[str, str]]:
-        """Each doubt once, with the attacks whose records say so."""
-        return list({d.text: (d.text, ", ".join(d.attacks)) for _, row in self.places for d in row.doubts}.values())
+        """What its records say beside these, each doubt once, with the attacks whose records say so."""
+        told = {finding.text for finding in self.findings}
+        found = {d.text: (d.text, ", ".join(d.attacks)) for _, row in self.places for d in row.doubts}
+        return [said for text, said in found.items() if text not in told]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether every board trusts it."""
+        return all(row.trusted for _, row in self.places)
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """Each doubt about the model once, as the board has it that trusts it least."""
+        found: dict[str, Finding] = {}
+        for _, row in self.places:
+            for finding in row.trust.findings:
+                if finding.text not in found or STATES.index(finding.state) < STATES.index(found[finding.text].state):
+                    found[finding.text] = finding
+        return list(found.values())
+
+    @cached_property
+    def asked_more(self) -> list[tuple[Section, Number, Number]]:
+        """The boards where it was asked more, with what summed it up before and after; each once."""
+        return list(
+            {
+                id(section): (section, row.trust.before, row.summary)
+                for section, row in self.places
+                if row.trust.before is not None and row.summary is not None
+            }.values()
+        )
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What the closed division demands, and what its records say of it."""
+        return self.row.rules
+
+    @property
+    def honesty(self) -> str:
+        """At how many images its gradients are the slopes of its answers, in words."""
+        check, share = self.row.trust.check, self.row.honesty
+        if check is None:
+            return "not measured: nobody looked at it before it was attacked"
+        if share is None:
+            stand_in = "they are a stand-in’s, and say so" if check.figures.get("stand_in") else ""
+            random = "it draws random numbers, and says so" if check.figures.get("random") else ""
+            return f"not measured: {stand_in or random or 'it is no one function of the image'}"
+        how = "float64" if check.figures.get("float64") else "float32"
+        return (
+            f"at {percent(share)} % of the images they are the slopes of its answers, by central differences in {how}"
+        )
 
     @cached_property
     def measured(self) -> list[tuple[str, str]]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bench import ThreatModel
+from bench import ThreatModel, lies, newest
 from leaderboard.arithmetic import Number, Outcome, Place, count, examine, outcomes
 from leaderboard.published import Paper, PaperPart, PaperRow, PaperTable, Quoted
 from leaderboard.rows import CLEAN
+from leaderboard.trust import raised
 from leaderboard.words import name_of
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class ParityLine:
     trained: str  # the recipe that was trained here, with every setting
     older: int  # other sets of trainings that answer it, made before: a defense's version or a setting has changed
     cells: Mapping[str, Compared]  # by the paper's column
+    doubts: tuple[str, ...] = ()  # those about our models that say that a number lies, whatever the protocol
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class Answers:
         for place, cell in cells.items():
             self.cells.setdefault((place.test, place.net, place.condition, place.weights), {})[place] = cell
         self.images = {card.key: len(card.labels) for card in documents.datasets}
+        self.checks = newest(documents.checks)
 
     def table(self, paper: Paper, table: PaperTable) -> ParityTable:
         """A published table, with ours where the ledger has it."""
@@ -201,7 +204,17 @@ class Answers:
             cells[said] = Compared(quoted, table.runs, ours, whole)
         seeds = tuple(sorted({training.seed for _, training in latest}))
         trained = latest[0][1].defense if latest else ""
-        return ParityLine(row, variant, which, seeds, trained, max(0, len(alike) - 1), cells)
+        doubts = dict.fromkeys(text for card, training in latest for text in self._doubts(card, training))
+        return ParityLine(row, variant, which, seeds, trained, max(0, len(alike) - 1), cells, tuple(doubts))
+
+    def _doubts(self, card: TableCard, training: TrainingRecord) -> Iterator[str]:
+        """The doubts about a training's weights that say that a number lies."""
+        weights = training.weights.get(card.which, "")
+        found = (self.checks.get((training.net, weights, card.test, threat)) for threat in (None, card.threat))
+        checks = [check for check in found if check is not None]
+        near = self.cells.get((card.test, training.net, CLEAN, weights), {})
+        records = (record for cell in near.values() for record in cell.records)
+        yield from (finding.text for finding in raised(checks, records) if lies(finding.text))
 
     def _whole(self, card: TableCard, column: TableColumn) -> int | None:
         images = self.images.get(card.test)
@@ -272,6 +285,7 @@ def _plain_line(part: PaperPart, line: ParityLine) -> dict[str, Any]:
         "seeds": list(line.seeds),
         "trained": line.trained or None,
         "older": line.older,
+        "doubts": list(line.doubts),
         "columns": {said: _plain_cell(part.columns[said].column, x) for said, x in line.cells.items()},
     }
 

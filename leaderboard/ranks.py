@@ -25,8 +25,8 @@ ALPHA = 0.05
 
 
 def ranks(lines: Sequence[Row | Group], alpha: float = ALPHA) -> list[tuple[int, int] | None]:
-    """The best and the worst place that each line may have; None where its summary is no more than a bound."""
-    ranked = [i for i, line in enumerate(lines) if line.summary is not None and not line.summary.bound]
+    """The best and the worst place that each line may have; None where its summary is a bound, or not trusted."""
+    ranked = [i for i, x in enumerate(lines) if x.summary is not None and not x.summary.bound and x.trusted]
     found: list[tuple[int, int] | None] = [None] * len(lines)
     members = [_rows(lines[i]) for i in ranked]
     if len(ranked) == 1:

@@ -130,6 +130,7 @@ class Reader:
             "attack",
             "images",
             "source",
+            "paper",
             "commit",
         ):
             value = getattr(record, name)

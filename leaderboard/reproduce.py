@@ -21,7 +21,7 @@ def command(section: Section, row: Row) -> tuple[str, str]:
     training = row.maker.training
     if training is None:
         return "", "No training of these weights is recorded."
-    if training.dataset != _plain(section.dataset):
+    if training.dataset != _plain(section.dataset) and not has_fewer(training.dataset, _plain(section.dataset)):
         return "", f"They were trained on {training.dataset}; the command is with the boards of that data set."
     if training.threat and section.threat and _size(training.threat) != _size(_trained_for(training, section.threat)):
         return "", f"They were trained for {training.threat}; the command is with the boards of that threat."
@@ -45,6 +45,17 @@ def command(section: Section, row: Row) -> tuple[str, str]:
     if any(printable(value) != value or value.startswith("-") for value in said.values()):
         return "", "A name in the records holds characters that do not belong on a command line."
     return " \\\n  ".join(["bench run", *(f"--{name} {quoted(value)}" for name, value in said.items())]), ""
+
+
+def has_fewer(trained: str, plain: str) -> bool:
+    """Whether a data set is another one with fewer training images, so that a command that names it has both."""
+    try:
+        (name, _, settings), (other, _, usual) = split_recipe(trained), split_recipe(plain)
+    except RampartError:
+        return False
+    return "train_images" in settings and (name, {k: v for k, v in settings.items() if k != "train_images"}) == (
+        other, usual
+    )  # fmt: skip
 
 
 def quoted(value: str) -> str:

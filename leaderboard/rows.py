@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from leaderboard.evidence import Evidence
+from leaderboard.trust import Trust
 from leaderboard.words import natural
 
 if TYPE_CHECKING:
     from bench import Record, TrainingRecord
     from leaderboard.arithmetic import Number, Spent
+    from leaderboard.certificates import Certificate
     from leaderboard.curves import Curve
     from leaderboard.doubts import Doubt
     from leaderboard.images import Images
+    from leaderboard.rules import Rule
     from leaderboard.seeds import Group
 
 OFFICIAL = "official/"  # before the name of a corruption whose images were published
@@ -61,7 +64,31 @@ class Row:
     records: tuple[Record, ...] = ()  # all that it rests on
     evidence: Evidence = field(default_factory=Evidence, compare=False)  # follows from the same records
     spoilt: tuple[Images, ...] = ()  # where its summary is a mean: what fell under each condition, if all are known
+    certificate: Certificate | None = None  # what is proven of it; None where nobody tried
     tier: str = "measured"  # or verified, where all its records were recounted
+    trust: Trust = field(default_factory=Trust)  # whether its number may be believed
+    rules: tuple[Rule, ...] = ()  # of the closed division, and what its records say of them
+    division: str = "unchecked"  # which rows it competes with
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may be ranked."""
+        return self.trust.trusted
+
+    @property
+    def before(self) -> Number | None:
+        """What summed it up before it was asked more; None where it was not."""
+        return self.trust.before
+
+    @property
+    def honesty(self) -> float | None:
+        """The share of images at which its gradients are the slopes of its answers."""
+        return self.trust.honesty
+
+    @property
+    def zero(self) -> float:
+        """The share of images at which they are exactly zero, and say nothing."""
+        return self.trust.zero
 
     @cached_property
     def n(self) -> int:

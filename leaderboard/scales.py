@@ -27,13 +27,17 @@ class Scale:
     best: tuple[float, float]
 
     @classmethod
-    def of(cls, lines: Sequence[Number | Spread], seeds: Sequence[Number | Spread] = ()) -> Scale:
+    def of(
+        cls, lines: Sequence[Number | Spread], seeds: Sequence[Number | Spread] = (),
+        apart: Sequence[Number | Spread] = (),
+    ) -> Scale:  # fmt: skip
         """The tens around the intervals, those of the single seeds of groups too, at least 20 points apart.
 
+        apart: numbers of lines that are not trusted, of which none is the best.
         Numbers below half the best one may lie off the scale: an undefended model at 0 would press all others
         together, and it is they that are to be told apart.
         """
-        numbers = [*lines, *seeds]
+        numbers = [*lines, *seeds, *apart]
         top = max((x.accuracy for x in numbers), default=0.0)
         ends = [100 * end for x in numbers if 2 * x.accuracy >= top for end in _ends(x)]
         low, high = (math.floor(min(ends) / 10) * 10, math.ceil(max(ends) / 10) * 10) if ends else (0, 100)
@@ -111,7 +115,13 @@ def _said(x: Number | Spread, low: float, high: float) -> str:
     """What stands below a number."""
     if isinstance(x, Spread):
         return f"{x.decided} of {x.seeds} decided" if x.bound else f"sd {percent(x.sd or 0.0)}"
-    return "undecided" if x.bound else f"{percent(low)}–{percent(high)}"
+    interval = "undecided" if x.bound else f"{percent(low)}–{percent(high)}"
+    return f"{interval}; {bracket(x)}" if x.certified is not None else interval
+
+
+def bracket(x: Number) -> str:
+    """Between what is proven and what no attack has felled lies the truth."""
+    return f"in [{percent((x.certified or 0) / x.n)}, {percent(x.accuracy)}]"
 
 
 def _few(x: Number | Spread, n: int) -> str:
@@ -133,9 +143,13 @@ def drawn(section: Section) -> list[Drawn]:
     found = []
     for place, (head, last) in enumerate(heads):
         column = Drawn(place, head, Scale.of([]), last)
-        lines, seeds = (
+        lines, seeds, apart = (
             [x for x in map(column.of, rows) if x is not None]
-            for rows in (section.lines, [r for line in section.lines if isinstance(line, Group) for r in line.rows])
+            for rows in (
+                [line for line in section.lines if line.trusted],
+                [r for line in section.lines if isinstance(line, Group) and line.trusted for r in line.rows],
+                [line for line in section.lines if not line.trusted],
+            )
         )
-        found.append(Drawn(place, head, Scale.of(lines, seeds), last))
+        found.append(Drawn(place, head, Scale.of(lines, seeds, apart), last))
     return found

@@ -107,6 +107,34 @@ class Group:
         """The notes of its rows, each once."""
         return tuple(dict.fromkeys(note for row in self.rows for note in row.notes))
 
+    @property
+    def trusted(self) -> bool:
+        """Whether every row may be ranked: a mean with a number that lies is no better."""
+        return all(row.trusted for row in self.rows)
+
+    @cached_property
+    def before(self) -> Spread | None:
+        """What summed it up before some of its rows were asked more; None where none was."""
+        if all(row.before is None for row in self.rows):
+            return None
+        return _spread(self.rows, [row.before or row.summary for row in self.rows], True)
+
+    @property
+    def honesty(self) -> float | None:
+        """The least of its rows' shares of images with honest gradients; None where none was measured."""
+        return min((row.honesty for row in self.rows if row.honesty is not None), default=None)
+
+    @property
+    def zero(self) -> float:
+        """The largest of its rows' shares of images with gradients that are exactly zero."""
+        return max(row.zero for row in self.rows)
+
+    @property
+    def division(self) -> str:
+        """That of its rows; where they differ, the one with fewest promises."""
+        found = {row.division for row in self.rows}
+        return next((name for name in ("open", "unchecked") if name in found), self.rows[0].division)
+
     @cached_property
     def doubts(self) -> tuple[Doubt, ...]:
         """The doubts of its rows, each once, with the seeds that it is about unless it is all of them."""
@@ -158,10 +186,13 @@ def first_seed(line: Row | Group) -> Row:
 
 
 def rank(line: Row | Group) -> tuple[Any, ...]:
-    """The best first; lines with no more than an upper bound come after those that are decided."""
+    """The best first; lines with no more than an upper bound come after those that are decided.
+
+    Those that are not trusted come last of all.
+    """
     summary, clean = line.summary, line.numbers.get(CLEAN)
     return (
-        summary is None, summary is not None and summary.bound,
+        not line.trusted, summary is None, summary is not None and summary.bound,
         -summary.accuracy if summary else 0.0, -clean.accuracy if clean else 0.0,
         natural(line.maker.defense), natural(line.net), line.maker.seed or 0, line.maker.which, line.weights,
     )  # fmt: skip

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from html import escape
 from typing import TYPE_CHECKING
 
+from leaderboard.canvas import png
 from leaderboard.words import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from bench import Sheet
 
 SIDE, GAP, LEFT, TOP = 64, 6, 150, 58  # pixels of a picture, between pictures, and for the labels
@@ -44,7 +40,7 @@ def sheet_svg(sheet: Sheet) -> str:
         y = TOP + row * (SIDE + GAP)
         parts.append(f'<text x="8" y="{y + SIDE / 2 + 4:g}">{escape(printable(corruption))}</text>')
         for column, picture in enumerate((sheet.clean, *pictures)):
-            parts.append(f'<image x="{_x(column)}" y="{y}" width="{SIDE}" height="{SIDE}" href="{_png(picture)}"/>')
+            parts.append(f'<image x="{_x(column)}" y="{y}" width="{SIDE}" height="{SIDE}" href="{png(picture)}"/>')
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -57,12 +53,3 @@ def _described(sheet: Sheet) -> str:
     names = ", ".join(printable(name) for name, _ in sheet.rows)
     without = "".join(f" Without {printable(name)}: {printable(why)}." for name, why in sheet.left_out)
     return f"One image, clean and at severities 1 to {len(sheet.rows[0][1])}, a row each for: {names}.{without}"
-
-
-def _png(picture: NDArray[np.uint8]) -> str:
-    """A picture (H, W, C) as an address that holds it."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture[:, :, 0] if picture.shape[2] == 1 else picture).save(buffer, "PNG", optimize=False)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

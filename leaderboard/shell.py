@@ -31,13 +31,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from leaderboard import words
+from leaderboard.views import View, views
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
     from bench import Ledger
-    from leaderboard.boards import View
     from leaderboard.documents import Documents
+    from leaderboard.pictures import Figure
     from leaderboard.rows import Board, Row, Section
 
 HERE = Path(__file__).parent
@@ -111,9 +112,14 @@ class Site:
     @cached_property
     def views(self) -> tuple[View, ...]:
         """The boards as they are shown, made once."""
-        from leaderboard.boards import views  # a page module, which imports this one
-
         return views(self.board)
+
+    @cached_property
+    def pictures(self) -> tuple[Figure, ...]:
+        """The pictures, drawn once."""
+        from leaderboard.pictures import figures  # a page module, which imports this one
+
+        return figures(self)
 
     def link(self, kind: str, *key: str, page: str = "") -> str:
         """The relative address of a page about a thing, seen from `page`; "" where no module serves such pages."""

@@ -7,7 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from leaderboard import attacks, boards, compare, datasets, gallery, machines, method, models, parity_pages, reported
+from leaderboard import (
+    attacks,
+    boards,
+    compare,
+    datasets,
+    gallery,
+    machines,
+    method,
+    models,
+    optimality,
+    parity_pages,
+    pictures,
+    reported,
+)
 from leaderboard.changes import until
 from leaderboard.documents import Documents
 from leaderboard.folder import clear, write_all
@@ -40,9 +53,11 @@ MODULES = cast(
         datasets,
         compare,
         gallery,
+        pictures,
         parity_pages,
         reported,
         method,
+        optimality,
         machines,
     ),
 )  # fmt: skip

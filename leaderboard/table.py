@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bench import ColumnCard, Record, ThreatModel, TrainingRecord
+from bench import ColumnCard, Record, ThreatModel, TrainingRecord, is_stale, newest
 from leaderboard.arithmetic import Exam, Number, Outcome, Place, Spent, count, examine, mean, outcomes, worst
+from leaderboard.certificates import Certificate, certificates
 from leaderboard.curves import Curve, curve
 from leaderboard.documents import Documents
-from leaderboard.doubts import Doubt, masked, said
+from leaderboard.doubts import Doubt, beside, said
 from leaderboard.evidence import MODELS, Evidence, by_condition, gathered
 from leaderboard.images import Images
 from leaderboard.rows import CLEAN, OFFICIAL, Board, Head, Maker, Row, Section
+from leaderboard.rules import Facts, division, rules
 from leaderboard.seeds import lines, rank
+from leaderboard.trust import Finding, Trust, called_for, judged, of_the_exam, probes, raised, without
 from leaderboard.words import name_of, natural, short, told_apart
 
 if TYPE_CHECKING:
-    from bench import Ledger
+    from bench import CheckRecord, Contradiction, Ledger
 
 
 def table(ledger: Ledger, n: int = 0) -> Board:
@@ -74,7 +78,9 @@ class _Library:
         labels = {t.net: t.net_label for t in sorted(trainings, key=lambda t: t.net_label, reverse=True)}
         self.nets = told_apart({r.net: labels.get(r.net, short(r.net)) for r in records})
         self.cards = documents.columns
+        self.certificates = certificates(documents.certificates, first)
         self.verified = documents.verified
+        self.checks = newest(documents.checks)
         self.threats: dict[tuple[str, str], set[str]] = {}  # test part and norm to the threats it was asked under
         asked = {(e.test, e.threat) for e in documents.exams} | {(p.test, p.threat) for p in self.cells if p.threat}
         for test, threat in asked:
@@ -93,6 +99,9 @@ class _Library:
                 for threat in self.threats.get((test, said), ()) if said and ":" not in said else (said,):
                     if name_of(p.attack) != CLEAN:
                         attacked.setdefault((p.condition, threat), set()).add((p.net, p.weights))
+            for key, certificate in self.certificates.items():  # which may leave no attack anything to do
+                if key[0] == test and certificate.held:
+                    attacked.setdefault((key[2], key[3]), set()).add((key[1], key[4]))
             done = set[Subject]().union(*(who for (condition, _), who in attacked.items() if condition == CLEAN))
             bare = {(p.net, p.weights) for p in places if p.condition == CLEAN} - done
             for condition, threat in sorted(attacked, key=lambda c: (c[0] != CLEAN, natural(c[0]), natural(c[1]))):
@@ -108,28 +117,41 @@ class _Library:
         """The section of one threat and condition."""
         subjects = {s: self._subject(Place(test, s[0], condition, threat, s[1], "")) for s in sorted(who)}
         columns = _columns([c for c in self.cards if c.norm in ("", (threat or "").partition(":")[0])])
-        asked = {h: sum(_tells(s.number(h)) for s in subjects.values()) for h in columns}
-        heads = [h for h in columns if asked[h]]
-        heads = [h if 2 * asked[h] >= len(subjects) else replace(h, common=False) for h in heads]
+        heads = [h for h in columns if any(_tells(s.number(h)) for s in subjects.values())]
+        heads = [h if _common(h, subjects.values()) else replace(h, common=False) for h in heads]
         strict = [h for h in heads if h.strict]
         heads = [Head(CLEAN, (CLEAN,)), *heads] if any(s.clean for s in subjects.values()) else heads
         rows: list[Row] = []
         for (net, w), s in subjects.items():
             numbers, summary = s.numbers(heads), s.worst(strict)
+            trust = s.trust(heads, strict, summary, attacked=threat is not None)
             exams = {h: s.exam(h) for h in heads if h.name != CLEAN}
             evidence = gathered(exams, numbers, summary, s.clean, s.cells, detailed=self.detailed)
-            rows += self._rows(net, w, test, threat, numbers, summary, s.used(heads), s, strict, evidence)
+            rows += self._rows(net, w, test, threat, numbers, summary, s.used(heads), trust, s, strict, evidence)
         return self._section(test, threat, short(condition), heads, "worst" if strict else "", rows)
 
     def _subject(self, place: Place) -> _Subject:
         """What is known of one set of weights under one condition and threat."""
-        near = self.near[(*place[:3], place.weights)]
+        near = self.near.get((*place[:3], place.weights), {})
         clean = next((cell for p, cell in near.items() if name_of(p.attack) == CLEAN), None)
         mine = {p.attack: cell for p, cell in near.items() if p.threat == place.threat and name_of(p.attack) != CLEAN}
         if place.threat:
             threat = ThreatModel.parse(place.threat)
             mine |= {p.attack: cell.within(threat) for p, cell in near.items() if p.threat == threat.norm}
-        return _Subject(clean, mine)
+        records = [r for cell in (*mine.values(), *([clean] if clean else [])) for r in cell.records]
+        checks = self._checked(place.net, place.weights, place.test, place.threat)
+        called = probes(finding.code for finding in raised(checks, records))
+        known = of_the_exam((a for a, cell in mine.items() if cell.records[0].access is not None), self.cards, called)
+        attacks = {attack: cell for attack, cell in mine.items() if attack in known}
+        n = len(Images.union(cell.asked for cell in attacks.values()))
+        hidden = beside(attacks)
+        said = self.certificates.get((place.test, place.net, place.condition, place.threat or "", place.weights))
+        return _Subject(clean, mine, checks, raised(checks, records, hidden, n), hidden, said)
+
+    def _checked(self, net: str, weights: str, test: str, threat: str | None) -> tuple[CheckRecord, ...]:
+        """What the checks before any attack found, and those under a threat."""
+        found = (self.checks.get((net, weights, test, under)) for under in dict.fromkeys((None, threat)))
+        return tuple(check for check in found if check is not None)
 
     def _spoilt(self, test: str, name: str, places: Sequence[Place]) -> Section:
         """The section of clean accuracy under corruptions: a column is the mean over a corruption's severities."""
@@ -147,9 +169,13 @@ class _Library:
             total = mean([cells[c] for c in conditions]) if cells.keys() >= set(conditions) else None
             spoilt = tuple(cells[c].fell for c in conditions) if total else ()
             evidence = by_condition(cells, detailed=self.detailed)
+            checks = self._checked(net, weights, test, None)
+            findings = raised(checks, [r for cell in cells.values() for r in cell.records])
+            trust = Trust(judged(findings, {}, 0, attacked=False), next(iter(checks), None))
             rows += self._rows(
-                net, weights, test, None, numbers, total, list(cells.values()), evidence=evidence, spoilt=spoilt
-            )
+                net, weights, test, None, numbers, total, list(cells.values()), trust,
+                evidence=evidence, spoilt=spoilt,
+            )  # fmt: skip
         return self._section(test, None, name, heads, "mean", rows)
 
     def _section(
@@ -162,7 +188,7 @@ class _Library:
 
     def _rows(
         self, net: str, weights: str, test: str, threat: str | None,
-        numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome],
+        numbers: Mapping[str, Number | None], summary: Number | None, cells: Sequence[Outcome], trust: Trust,
         subject: _Subject | None = None, strict: Sequence[Head] = (), evidence: Evidence | None = None,
         spoilt: tuple[Images, ...] = (),
     ) -> Iterator[Row]:  # fmt: skip
@@ -175,11 +201,15 @@ class _Library:
         # A training that heeds no threat gives the same weights under each: the one that fits best stands for all.
         for maker in {(m.defense, m.seed, m.which): m for m in reversed(fit)}.values():
             notes = (*_notes(maker.training, threat, self.datasets[test]), *_fast(records))
+            facts = Facts(net, weights, maker.training, records, trust)
+            kept = rules(facts)
             yield Row(
                 maker, self.nets[net], net, weights, notes, known, summary, Spent.of(records),
-                (*said(records), *(subject.hidden() if subject else ())), subject.curves(strict) if subject else {},
+                (*_told(records, trust, subject.hidden if subject else ()), *(subject.disproven() if subject else ())),
+                subject.curves(strict) if subject else {},
                 subject.fell(strict) if subject else None, tuple(records),
-                evidence or Evidence(), spoilt, tier,
+                evidence or Evidence(), spoilt, subject.certificate if subject else None, tier, trust, kept,
+                division(facts, kept),
             )  # fmt: skip
 
 
@@ -189,13 +219,18 @@ class _Subject:
 
     clean: Outcome | None
     cells: Mapping[str, Outcome]
+    checks: tuple[CheckRecord, ...] = ()
+    findings: tuple[Finding, ...] = ()  # the doubts about it
+    hidden: tuple[Contradiction, ...] = ()  # those of them that show when its attacks are set side by side
+    certificate: Certificate | None = None
     exams: dict[Head, Exam] = field(default_factory=dict)  # those that were asked for
     counted: dict[str, Number | None] = field(default_factory=dict)  # likewise, by the name of the column
 
     def exam(self, head: Head) -> Exam:
         found = self.exams.get(head)
         if found is None:
-            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first)
+            held = self.certificate.held if self.certificate else None
+            found = self.exams[head] = examine(head.of, head.strict, self.clean, self.cells, head.first, held)
         return found
 
     def number(self, head: Head) -> Number | None:
@@ -220,14 +255,30 @@ class _Subject:
         }
         return {name: drawn for name, drawn in found.items() if drawn is not None}
 
-    def hidden(self) -> tuple[Doubt, ...]:
-        """A doubt where attacks without gradients fell images on which those with gradients failed."""
-        return masked({attack: cell for attack, cell in self.cells.items() if cell.records[0].access is not None})
+    def disproven(self) -> tuple[Doubt, ...]:
+        """A doubt where an attack felled what a certificate says stands."""
+        return self.certificate.contradicted(self.cells) if self.certificate else ()
 
     def worst(self, heads: Sequence[Head]) -> Number | None:
         common = [h for h in heads if h.common] or heads
         others = [h for h in heads if h not in common]
-        return worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+        found = worst([self.exam(h) for h in common], self.clean, [self.exam(h) for h in others])
+        if found is None or self.certificate is None:
+            return found
+        return replace(found, certified=self.certificate.held.among(found.n))
+
+    @cached_property
+    def called(self) -> frozenset[str]:
+        """The probes that its doubts call for."""
+        return probes(finding.code for finding in self.findings)
+
+    def trust(self, heads: Sequence[Head], strict: Sequence[Head], summary: Number | None, *, attacked: bool) -> Trust:
+        """Whether its numbers may be believed, and what summed it up before it was asked more."""
+        exams = {h: self.exam(h) for h in heads if h.name != CLEAN}
+        others = without(strict, self.called, exams)
+        found = judged(self.findings, exams, summary.n if summary else 0, attacked=attacked)
+        check = next((check for check in self.checks if check.threat is None), None)
+        return Trust(found, check, self.worst(others) if others else None)
 
     def fell(self, heads: Sequence[Head]) -> Images:
         """The images that fell in some of these columns."""
@@ -264,6 +315,21 @@ def _fast(records: Iterable[Record]) -> tuple[str, ...]:
     """Which attacks searched in lower precision."""
     names = {name_of(r.attack) for r in records if r.precision == "fast"}
     return (f"fast search: {', '.join(sorted(names, key=natural))}",) if names else ()
+
+
+def _told(records: Sequence[Record], trust: Trust, hidden: Sequence[Contradiction]) -> tuple[Doubt, ...]:
+    """The doubts of records, those between attacks, and those of the checks that no record tells of."""
+    checks = [trust.check] if trust.check else []
+    found = [doubt for doubt in said(records) if not is_stale(doubt.text, checks)]
+    found += [Doubt(c.text, c.attacks) for c in hidden]
+    known = {doubt.text for doubt in found}
+    return (*found, *(Doubt(finding.text, ()) for finding in trust.findings if finding.text not in known))
+
+
+def _common(head: Head, subjects: Collection[_Subject]) -> bool:
+    """Whether at least half were asked; a probe is not asked for the sake of those whose doubts call for it."""
+    whole = [s for s in subjects if not called_for(head, s.called)]
+    return bool(whole) and 2 * sum(_tells(s.number(head)) for s in whole) >= len(whole)
 
 
 def _tells(number: Number | None) -> bool:

@@ -30,11 +30,11 @@ def telling(section: Section) -> str:
 
 
 def best(section: Section, many: int) -> list[Row]:
-    """The models that have most in that column, decided ones only, each set of weights once."""
+    """The models that have most in that column, decided and trusted ones only, each set of weights once."""
     column = telling(section)
     found: dict[tuple[str, str], Row] = {}
     for row in section.rows:
-        if (x := number(row, section, column)) is not None and not x.bound:
+        if row.trusted and (x := number(row, section, column)) is not None and not x.bound:
             found.setdefault((row.net_key, row.weights), row)
     return sorted(found.values(), key=lambda row: -_accuracy(row, section, column))[:many]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from leaderboard.arithmetic import Number
 from leaderboard.seeds import Group as Several
 from leaderboard.seeds import Spread
+from leaderboard.views import NOT_TRUSTED
 from leaderboard.words import natural, percent, printable
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def _turned(section: Section) -> Table:
         many = f"{len(line.rows)} seeds" if isinstance(line, Several) else ""
         seed = many or ("" if line.maker.seed is None else f"seed {line.maker.seed}")
         net = printable(line.net) if len(section.nets) > 1 else ""
-        label = "\n".join(filter(None, [printable(line.maker.defense), net, line.maker.which, seed]))
+        trust = "" if line.trusted else NOT_TRUSTED
+        label = "\n".join(filter(None, [printable(line.maker.defense), net, line.maker.which, seed, trust]))
         drawn.add_column(Text(label), justify="right", overflow="fold")
     names = [*(printable(h.name) for h in section.heads), *([section.summary] if section.summary else [])]
     columns = [_cells(section, line, narrow=False) for line in section.lines]
@@ -85,7 +87,8 @@ def _table_of(section: Section) -> Table:
         seed = f"{len(rows)} seeds" if rows else "" if made.seed is None else f"seed {made.seed}"
         below = "\n".join(filter(None, [made.which, seed])) or "–"
         style = "bold" if rows else ""
-        named = Text("\n".join(map(printable, [made.defense, line.net] if several else [made.defense])))
+        trust = [] if line.trusted else [NOT_TRUSTED]
+        named = Text("\n".join(map(printable, [made.defense, *([line.net] if several else []), *trust])))
         drawn.add_row(named, below, *_cells(section, line, narrow), style=style)
         for row in rows:
             which = "" if row.maker.which == made.which else f"\n  {row.maker.which}"
@@ -126,6 +129,10 @@ def _footnote(section: Section) -> str:
         said.append(f"* on fewer: {', '.join(sorted(map(printable, few), key=natural))}")
     if any(r.summary and r.summary.bound for r in section.rows):
         said.append("≤ an upper bound: some column has not decided every image")
+    if any(not r.trusted for r in section.rows):
+        open_ = any(f.state == "open" for r in section.rows for f in r.trust.findings)
+        more = ". bench run --escalate asks attacks that may settle it" if open_ else ""
+        said.append(f"{NOT_TRUSTED}: a doubt says that the number lies, and nothing settled it; it has no rank{more}")
     doubts = sum(len(r.doubts) for r in section.rows)
     if doubts:
         said.append(f"{doubts} {'doubt' if doubts == 1 else 'doubts'}: see the page or board.json")

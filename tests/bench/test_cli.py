@@ -32,6 +32,21 @@ def test_help_answers_without_torch() -> None:
     assert done.stdout.rstrip().endswith("[]")
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("list", "presetz"), "'presetz' is not known; did you mean 'presets'?"),
+        (("run", "--defense", "at", "--executor", "proces"), "'proces' is not known; did you mean 'process'?"),
+        (("run", "--defense", "at", "--precision", "qq"), "'qq' is not known; there are exact, fast"),
+    ],
+)
+def test_a_misspelt_word_of_a_few_names_the_nearest(bench: Bench, words: tuple[str, ...], said: str) -> None:
+    """Or all of them, where none is near."""
+    done = bench(*words)
+    assert done.returncode == 2
+    assert said in " ".join(done.stderr.split())
+
+
 def test_several_values_after_one_option() -> None:
     """`--defense at trades --dataset mnist` gives two defenses."""
     assert _spread(["--defense", "at", "trades", "--dataset", "mnist"]) == [

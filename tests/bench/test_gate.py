@@ -10,8 +10,10 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from bench import baseline, gate_report
+from bench.doubts import REASONS
 from bench.errors import IncompleteError
 from bench.gate import Rules, compare
+from bench.robustness import _message
 from bench.standing import Cost, Model, Question, Standing, Standings
 from tests.conftest import TINY
 
@@ -110,6 +112,48 @@ def test_another_test_part_or_column_is_told():
     assert "The test part of digits is not the baseline's" in " ".join(gate_report.sentences(other))
     newer = gate([standing(10)], [standing(10, question=PGD._replace(attacks=("pgd@2()",)))])
     assert "pgd@1(), pgd@2()" in " ".join(gate_report.sentences(newer))
+
+
+FLAT, STATE = REASONS["flat"].text, REASONS["state"].text
+
+
+def test_a_number_that_newly_lies_does_not_pass():
+    """Masked gradients let accuracy rise: 90 % before, 100 % now, and no drop.  Exit code 4, in every report."""
+    report = gate([standing(10)], [standing(0, doubts=(FLAT,))])
+    assert report.exit_code == 4
+    assert [c.verdict for c in report.comparisons] == ["not trusted"]
+    assert "1 of 1 comparisons not to be trusted" in gate_report.verdict(report)
+    assert "Not trusted, since a new doubt says that the number lies" in " ".join(gate_report.sentences(report))
+    assert gate_report.document(report)["not_trusted"] == [report.comparisons[0].name]
+    (failure,) = ET.fromstring(gate_report.junit_xml(report)).iter("failure")
+    assert failure.get("type") == "not trusted" and FLAT in failure.get("message")
+    assert any(line.startswith("::error title=Robustness not to be trusted") for line in
+               gate_report.annotations_of(report))  # fmt: skip
+    assert "| not trusted |" in gate_report.page(report)
+    assert "  not to be trusted: digits: pgd linf:0.2" in _message(report, "baseline.json").splitlines()
+
+
+def test_what_the_baseline_knew_to_lie_is_told_and_does_not_fail():
+    report = gate([standing(10, doubts=(FLAT,))], [standing(10, doubts=(FLAT,))], strict=True)
+    assert report.exit_code == 0
+    assert "Not to be trusted, now as in the baseline" in " ".join(gate_report.sentences(report))
+
+
+def test_a_drop_is_a_regression_whatever_is_doubted():
+    assert gate([standing(0)], [standing(60, doubts=(STATE,))]).exit_code == 3
+
+
+def test_clean_accuracy_and_the_probe_itself_are_believed_where_an_attack_settles_the_doubt():
+    """A model that changes while it is asked is believed in nothing."""
+    for column in ("clean", "probe-blind", "square-5000 = probe-blind"):
+        before, now = standing(10, column=column), standing(10, column=column, doubts=(FLAT,))
+        assert gate([before], [now]).exit_code == 0
+        assert gate([before], [replace(now, doubts=(STATE,))]).exit_code == 4
+
+
+def test_a_sequential_gate_does_not_settle_what_lies():
+    report = gate([standing(10)], [standing(0, doubts=(FLAT,))], sequential=True, max_drop=5)
+    assert report.exit_code == 4 and report.comparisons[0].verdict == "not trusted"
 
 
 def test_forbidden_doubts_fail():

@@ -18,7 +18,8 @@ from bench.errors import IntegrityError, ModelError
 from bench.evaluate import Subject
 from bench.exam import Cell, Part
 from bench.executors import Inline
-from bench.honesty import check_model, counted_backwards, fingerprints, tensors
+from bench.honesty import check_model
+from bench.inside import counted_backwards, fingerprints, tensors
 from bench.records import CheckRecord, Record, TrainingRecord, check_key
 from bench.request import Request, resolve
 from bench.run import run
@@ -278,7 +279,7 @@ def test_a_run_records_the_checks_once_and_names_the_doubt_first(place):
     records = run(exam, place, Inline(), report=said.append).records
     (check,) = (d for d in place.ledger.all() if isinstance(d, CheckRecord))
     assert [d.code for d in check.doubts] == ["mixes"]
-    assert all(r.doubts == [check.doubts[0].text] for r in records)
+    assert [r.doubts for r in records] == [[check.doubts[0].text]] * len(records)
     assert said[0] == f"doubt: {check.weights[:8]}: {check.doubts[0].text}"
     again = resolve(replace(ASK, columns=("clean", "slow", "idle")), place)
     run(again, place, Inline(), report=said.append)

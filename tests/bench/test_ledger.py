@@ -22,9 +22,9 @@ RECORD = {
     "schema": "rampart/record-1", "key": "a" * 64, "net": "cnn@1()", "weights": "b" * 64, "dataset": "toy",
     "test": "c" * 64, "condition": "clean", "threat": "linf:8/255", "attack": "pgd@1()", "seed": 0,
     "precision": "exact", "asked": [3, 1, 2], "fell": [1], "images": "d" * 64, "bundle": None, "source": "e" * 64,
-    "access": "gradients",
+    "paper": "", "access": "gradients",
     "cost": {"forwards": 10, "backwards": 5, "seconds": 0.1}, "run": None, "doubts": ["it is new"],
-    "machine": {"device": "cpu", "name": "a processor", "threads": 1, "tile": 32},
+    "machine": {"device": "cpu", "name": "a processor", "threads": 1, "tile": 32, "sandbox": ""},
     "versions": {"torch": "2.11.0"}, "commit": "", "made": "2025-01-01T00:00:00Z",
 }  # fmt: skip
 

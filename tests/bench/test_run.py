@@ -19,7 +19,8 @@ import torch
 from bench.doubts import FICKLE, MIXES
 from bench.errors import IntegrityError, TrainingError, UsageError
 from bench.exam import CLEAN
-from bench.executors import Executor, Inline, Process
+from bench.executors import Executor, Inline
+from bench.executors_process import Process
 from bench.place import Place
 from bench.plan import plan
 from bench.recipe import Attack
@@ -87,6 +88,16 @@ def test_workers_change_no_verdict(place: Place) -> None:
     go(replace(two, batch=7), request, Process(2))
     assert verdicts(place) == verdicts(two)
     assert sum(len(r.asked) for r in two.ledger.all() if isinstance(r, Record)) > 300
+
+
+def test_models_in_waves_change_no_verdict(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where models are looked at one after another, since all together are too many, the same is asked, once."""
+    request = replace(ASK, columns=("clean", "slow", "walks", "slow(pause=0.001)"), seeds=(0, 1, 2), n=60)
+    first = go(place, request)
+    monkeypatch.setattr("bench.run.WAVE", 1)
+    waves = elsewhere(place, "waves")
+    assert go(waves, request).asked == first.asked
+    assert verdicts(place) == verdicts(waves) and len(verdicts(waves)) == 12
 
 
 def test_every_attack_says_the_same_in_any_workers_and_batches(place: Place) -> None:

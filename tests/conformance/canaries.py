@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bench.canary import Canary
-from bench.doubts import REASONS
+from bench.doubts import REASONS, distrusts
 from bench.errors import RampartError
 from bench.evaluate import Subject, images, judge
 from bench.honesty import answers, check_model, drifted
 from bench.obtain import obtain
+from bench.origin import about
 from bench.place import THREADS, Place
 from bench.request import Request, resolve
 from bench.threat import ThreatModel
 from bench.victim import be_exact, freeze
+from tests.conformance.false_alarms import OUT as ALARMS
+from tests.conformance.false_alarms import table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,6 +40,8 @@ DATASET, THREAT = "digits", "linf:0.2"
 ATTACK = "pgd(steps=100, step=0.125)"  # what says how robust they look
 JUDGES = ("apgd-ce", "apgd-t", "square(queries=1000)")  # of the models that they are made of
 N = 50  # test images behind the accuracies
+NEAR = 0.02 + 1e-9  # how far a number may be from the truth after the probes
+OUT = Path(__file__).parents[2] / "leaderboard" / "canaries.json"
 
 TOP = """# Canaries: does the bench notice a broken defense?
 
@@ -59,6 +64,7 @@ class Seen:
     most: float  # the same after also trying the images by which the model that it is made of fell: an upper bound
     clean: float
     probed: float | None  # the same as `said` after the attacks that the doubts call for; None where none can help
+    stands: float | None  # of `probed`, what is left after also trying the images of `most`: the truth is no higher
     forwards: int
     backwards: int
 
@@ -66,6 +72,11 @@ class Seen:
     def right(self) -> bool:
         """Caught by its own doubt; of an honest one, doubted by none."""
         return self.expected in self.found if self.expected else not self.found
+
+    @property
+    def near(self) -> bool:
+        """Whether the number after the probes is within two points of the truth, or is not trusted."""
+        return self.probed is None or self.stands is None or self.probed - self.stands <= NEAR
 
 
 def canaries(place: Place) -> list[Canary]:
@@ -137,8 +148,8 @@ def _look(
     if not canary.random and "fickle" not in codes and drifted(subject, x, before):
         codes += ("drifts",)
     stands = clean & ~verdict.fell
-    wanted = {REASONS[code].probe for code in codes}
-    probed = None if "" in wanted else stands.clone()
+    wanted = {REASONS[code].probe for code in codes} - {""}
+    probed = None if any(map(distrusts, codes)) else stands.clone()
     if probed is not None and probe:
         subject = broken(place, canary, module, dataset, _tile(n))
         for name in sorted(wanted):
@@ -148,7 +159,8 @@ def _look(
     )
     return Seen(
         canary.name, canary.summary, canary.caught_by, codes, _share(stands), _share(stands & transferred),
-        _share(clean), None if probed is None else _share(probed), checked.forwards, checked.backwards,
+        _share(clean), None if probed is None else _share(probed),
+        None if probed is None else _share(probed & transferred), checked.forwards, checked.backwards,
     )  # fmt: skip
 
 
@@ -173,53 +185,74 @@ def page(seen: Sequence[Seen]) -> str:
     """The page."""
     broken, honest = [s for s in seen if s.expected], [s for s in seen if not s.expected]
     caught, false = sum(s.right for s in broken), sum(not s.right for s in honest)
+    lies = max((s.said - s.most for s in broken), default=0.0)
     head = (
         f"**{caught} of {len(broken)} broken models are caught by the doubt that should; {false} of {len(honest)} "
         f"honest ones raise any.** The checks take at most {max(s.forwards for s in seen):,} forwards and "
-        f"{max(s.backwards for s in seen):,} backwards of one image.\n\n"
+        f"{max(s.backwards for s in seen):,} backwards of one image. Without them a number overstates by up to "
+        f"{100 * lies:.0f} points; after `--escalate` {sum(s.near for s in broken)} of {len(broken)} are within 2 "
+        "points of the truth, or not trusted and not ranked.\n\n"
     )
     columns = (
         f'Accuracies in percent, at {THREAT} on the first {N} test images. "PGD-100 says" is what the board would have '
         'without the checks. "At most" is the same after also trying the images by which the model that it is made of '
         'fell to APGD and Square: the difference is what the number overstates at least. "Probes say" is the same '
-        "after `--escalate`, which asks the attacks that the doubts call for; where a doubt is about something that no "
-        "attack can mend, the row is not to be trusted.\n\n"
-        "| model | what is wrong | clean | PGD-100 says | at most | probes say | must raise | raises |\n"
-        "| --- | --- | ---: | ---: | ---: | ---: | --- | --- |\n"
+        'after `--escalate`, which asks the attacks that the doubts call for, and "truth" what is left of that after '
+        "trying those images too: it is no higher. Where a doubt is about something that no attack can mend, the row "
+        "is not trusted.\n\n"
+        "| model | what is wrong | clean | PGD-100 says | at most | probes say | truth | must raise | raises |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |\n"
     )
     rows = [
-        f"| {s.name} | {s.summary} | {100 * s.clean:.0f} | {100 * s.said:.0f} | {100 * s.most:.0f} "
-        f"| {'not trusted' if s.probed is None else f'{100 * s.probed:.0f}' if s.found else ''} "
+        f"| {s.name} | {s.summary} | {100 * s.clean:.0f} | {100 * s.said:.0f} | {100 * s.most:.0f} | {_probed(s)} "
         f"| {s.expected or 'nothing: it is honest'} | {', '.join(s.found) or 'nothing'} |\n"
         for s in [*broken, *honest]
     ]
     return TOP + head + columns + "".join(rows)
 
 
+def _probed(s: Seen) -> str:
+    """The two columns about what came after the probes."""
+    if s.probed is None or s.stands is None:
+        return "not trusted |"
+    return f"{100 * s.probed:.0f} | {100 * s.stands:.0f}" if s.found else "|"
+
+
 def document(seen: Sequence[Seen]) -> dict[str, Any]:
     """The same as plain values."""
-    return {"schema": "rampart/canaries-1", "canaries": [{**asdict(s), "right": s.right} for s in seen]}
+    origin = about(torch.device("cpu"), 0)
+    return {
+        "schema": "rampart/canaries-1", "canaries": [{**asdict(s), "right": s.right, "near": s.near} for s in seen],
+        "machine": origin["machine"].name, "versions": origin["versions"], "made": origin["made"],
+    }  # fmt: skip
 
 
-def main(words: Sequence[str]) -> int:
-    """Write the page to standard output (with --json the values); 1 where a canary is missed."""
+def main() -> int:
+    """Write the page to standard output and the values beside the board; 1 where a canary is missed, or still lies."""
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder, "ledger"), Path(folder, "store"), Path(folder, "data"))
         seen = list(look(place, probe=True))
-    text = json.dumps(document(seen), indent=1) + "\n" if "--json" in words else page(seen)
-    sys.stdout.write(text)
+    alarms = table(json.loads(ALARMS.read_text())) if ALARMS.is_file() else ""
+    sys.stdout.write(page(seen) + alarms)
     wrong = [s for s in seen if not s.right]
     for s in wrong:
         sys.stderr.write(f"{s.name}: must raise {s.expected or 'nothing'}, raised {', '.join(s.found) or 'nothing'}\n")
+    lies = [s for s in seen if not s.near]
+    for s in lies:
+        sys.stderr.write(
+            f"{s.name}: {100 * (s.probed or 0):.0f} % after the probes, {100 * (s.stands or 0):.0f} % at most\n"
+        )
     sys.stderr.write(
         f"{len(seen) - len(wrong)} of {len(seen)} as they must be, {time.perf_counter() - started:.0f} s\n"
     )
-    return bool(wrong)
+    if not wrong and not lies:
+        OUT.write_text(json.dumps(document(seen), indent=1) + "\n")
+    return bool(wrong or lies)
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main())
     except RampartError as error:
         sys.exit(f"canaries: {error}")

@@ -31,6 +31,7 @@ def test_the_sixteen_steps_of_grey_fill_the_range():
 
 
 def test_it_says_how_it_is_trained_and_attacked_by_default():
-    """The default net and threat belong to the data set, and it has no settings."""
-    assert (digits.name, digits.net, digits.threat, digits.defaults) == ("digits", "cnn", "linf:0.2", {})
+    """The default net and threat belong to the data set; unless told it gives all training images."""
+    settings = {"train_images": 0}
+    assert (digits.name, digits.net, digits.threat, digits.defaults) == ("digits", "cnn", "linf:0.2", settings)
     assert digits(NOWHERE).shape.size == 8

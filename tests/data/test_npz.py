@@ -76,7 +76,7 @@ def test_the_command_line_writes_it_with_a_colon():
     """`npz:FILE` is the recipe of npz with that file, and a recipe without a file is an error."""
     registry = Registry()
     registry.collect(module)
-    assert registry.parse("dataset", "npz:some/mine.npz").settings == {"file": "some/mine.npz"}
+    assert registry.parse("dataset", "npz:some/mine.npz").settings["file"] == "some/mine.npz"
     with pytest.raises(UsageError, match="npz needs a setting"):
         registry.parse("dataset", "npz")
 

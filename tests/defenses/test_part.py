@@ -15,11 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import Batch, Course, Defense, ThreatModel, UsageError
+from bench import Batch, Course, Defense, ThreatModel, UsageError, heat, outlying, within
 from defenses.at import at
-from defenses.cam import heat
 from defenses.mart import mart
-from defenses.part import Masks, important, jet, outlying, part, part_mart, part_trades, within
+from defenses.part import Masks, important, jet, part, part_mart, part_trades
 from defenses.trades import trades
 from tests.defenses.scene import (
     CLASSES,

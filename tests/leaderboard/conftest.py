@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from bench import Cell, ColumnCard, DatasetCard, Ledger, Record, Training, TrainingRecord
+from bench import REASONS, Cell, CheckRecord, ColumnCard, DatasetCard, Ledger, Record, Training, TrainingRecord
 from bench.exam import digest
+from bench.records import check_key
 from leaderboard.site import publish
 
 NET, THREAT = "cnn@1(width=16)", "linf:0.1"
@@ -86,6 +87,24 @@ class Writer:
             "cost": {"forwards": 10 * len(asked), "backwards": backwards * len(asked), "seconds": seconds}, **changes,
         })  # fmt: skip
         return self.ledger.add(record)
+
+    def check(self, weights, *codes, figures=None, images=(3, 5), version=1, what="", **changes):
+        """What the checks before any attack said: these doubts, or none."""
+        facts = {"net": self.net, "weights": sha(weights), "test": sha(self.dataset), "version": version}
+        facts |= {name: changes.pop(name) for name in list(changes) if name in {*facts, "threat"}}
+        measured = {"gradient_honesty": 1.0, "gradient_error": 1e-9, "float64": 1.0} if figures is None else figures
+        origin = {name: value for name, value in self.origin().items() if name != "source"}
+        self.ledger.add(CheckRecord.model_validate({
+            **facts, **origin, "key": check_key(**facts), "dataset": self.dataset, "n": 64,
+            "doubts": [
+                {
+                    "code": code, "text": REASONS[code].text, "images": list(images), "figures": {"share": 0.5},
+                    "what": what,
+                }
+                for code in codes
+            ],
+            "figures": measured, "cost": {"forwards": 5, "backwards": 5, "seconds": 0.1}, **changes,
+        }))  # fmt: skip
 
 
 def published(ledger, folder, first=0):
@@ -170,6 +189,7 @@ def demo(tmp_path_factory):
             writer.training(label, best, best if same else last, seed=seed, seconds=seconds, history=history)
             doubts = ["the loss was still rising at the last step on 31 % of the images"] if label == "fgsm-rs" else []
             cascade(writer, best, rng, clean, robust, doubts=doubts)
+            writer.check(best)
             if label == "at":
                 cascade(writer, last, rng, clean + 0.01, robust - 0.05)
             if label in {"at", "trades(beta=6.0)"}:

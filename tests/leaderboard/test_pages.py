@@ -169,7 +169,7 @@ def test_typical_pages_are_small(whole):
 def test_an_empty_ledger_has_its_pages_too(tmp_path):
     """Lists that say that nothing is there, and no dead link."""
     found = {f.path: f.content for f in files(build(Ledger(tmp_path)))}
-    for path in ("attacks.html", "data.html", "compare.html", "plots.html", "method.html"):
+    for path in ("attacks.html", "data.html", "compare.html", "plots.html", "method.html", "optimality.html"):
         assert "<h1" in found[path].decode()
         parsed(found[path])
 
@@ -296,3 +296,17 @@ def test_odd_ledgers_have_valid_pages(tmp_path, fill):
     for path, content in found.items():
         parsed(content)
         assert len(content) < 60_000 or path.startswith("data/"), path
+
+
+def test_an_attack_links_the_paper_that_its_records_name(writer):
+    """A name that is no number of arXiv's is text, whatever it holds."""
+    writer.column("a", "pgd@1()")
+    writer.training("at", "w")
+    writer.cell("w", "clean@1()", range(10))
+    writer.cell("w", "pgd@1()", range(5), paper="arXiv:1706.06083")
+    writer.cell("w", "pgd@1()", range(5, 10), paper="javascript:alert(1)")
+    (page,) = (f.content.decode() for f in files(build(writer.ledger)) if f.path.startswith("attacks/pgd"))
+    assert re.findall(r'<a href="(https[^"]*)"><bdi>(.*?)</bdi>', page) == [
+        ("https://arxiv.org/abs/1706.06083", "arXiv:1706.06083")
+    ]
+    assert "<bdi>javascript:alert(1)</bdi>" in page and 'href="javascript' not in page

@@ -76,11 +76,11 @@ def telling(site):
     return {
         "model": site.path("model", row.net_key, row.weights), "attack": site.path("attack", "fgsm@1()"),
         "data": site.path("data", section.test), "method": "method.html",
-        "compare": site.path("compare", *key), "plots": site.path("plots", *key),
+        "optimality": "optimality.html", "compare": site.path("compare", *key), "plots": site.path("plots", *key),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["model", "attack", "data", "compare", "plots", "method"])
+@pytest.mark.parametrize("kind", ["model", "attack", "data", "compare", "plots", "method", "optimality"])
 def test_axe_finds_nothing_and_nothing_goes_wrong(show, published, kind):
     """Light on a desk and dark on a phone, with everything open; no request beyond the site, no line on the console."""
     from axe_playwright_python.sync_playwright import Axe

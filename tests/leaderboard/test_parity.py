@@ -7,7 +7,7 @@ import math
 import html5lib
 import pytest
 
-from bench import Ledger, TableCard
+from bench import REASONS, Ledger, TableCard
 from bench.exam import digest
 from leaderboard.documents import Documents
 from leaderboard.parity import Answers, Compared, plain
@@ -176,3 +176,13 @@ def test_weights_that_a_training_did_not_keep_are_not_run(writer):
     writer.training("at", "x", seed=9, threat="linf:0.031", weights={"epoch-5": sha("z")})
     writer.table_card(key, "at", "last", "linf:0.031")
     assert cells(writer).cells["clean"].mean == pytest.approx(80)
+
+
+def test_a_doubt_that_our_numbers_lie_stands_beside_them(writer, tmp_path):
+    """Beside a paper's number ours may look right for the wrong reason: gradients that are zero are told there too."""
+    writer.answer(0, wrong=2, fell=5)
+    assert cells(writer).doubts == ()
+    writer.check("at at 0", "flat")
+    assert cells(writer).doubts == (REASONS["flat"].text,)
+    publish(writer.ledger, tmp_path / "site")
+    assert f"doubted: {REASONS['flat'].text}" in (tmp_path / "site/parity/vir-1.html").read_text().replace("&#39;", "'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from bench.registry import plugins
 from bench.request import Request, resolve
 from leaderboard.arithmetic import Number, Spent
 from leaderboard.evidence import Evidence
-from leaderboard.reproduce import command, quoted
+from leaderboard.reproduce import command, has_fewer, quoted
 from leaderboard.rows import Head, Maker, Row, Section
 
 from .conftest import Writer, sha
@@ -87,6 +88,29 @@ def test_where_a_file_lies_comes_from_the_label():
     line, _ = command(*placed(made))
     (defense,) = (w for w in words_of(line) if w.startswith("checkpoint"))
     assert defense == f"checkpoint@1(sha256='{sha('file')}', path='w.pth')"
+
+
+def test_a_training_on_fewer_images_has_a_command_on_the_board_of_the_whole(place, tmp_path):
+    """The test part is the same; the command names the data set with the setting, and its training is that one."""
+    made = recorded(place, "at(epochs=3)", dataset="digits(train_images=100)")
+    section, row = placed(made.model_copy(update={"dataset": "digits(train_images=100)"}))
+    line, why = command(replace(section, dataset="digits"), row)
+    assert not why and read_back(line, tmp_path).lessons[0].training.key == made.key
+    assert not command(replace(section, dataset="mnist"), row)[0]
+
+
+@pytest.mark.parametrize(
+    ("trained", "plain", "expected"),
+    [
+        ("mnist(train_images=9)", "mnist", True), ("mnist", "mnist", False), ("mnist(train_images=9)", "digits", False),
+        ("mnist(digits=(5, 7), train_images=9)", "mnist(digits=(5, 7))", True),
+        ("mnist(digits=(5, 7), train_images=9)", "mnist", False),
+        ("npz(file='a b.npz', train_images=9)", "npz:a b.npz", True), ("(", "mnist", False),
+    ],
+)  # fmt: skip
+def test_which_data_sets_are_others_with_fewer_images(trained, plain, expected):
+    """The name and all other settings are the same."""
+    assert has_fewer(trained, plain) is expected
 
 
 def test_a_training_for_another_threat_is_not_claimed():

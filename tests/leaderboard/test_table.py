@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from bench import wilson
-from leaderboard.arithmetic import _roundest
+from bench.decided import roundest
 from leaderboard.table import table
 from leaderboard.terminal import text
 from leaderboard.words import amount, duration, natural, printable, short
@@ -379,7 +379,7 @@ def test_the_terminal_fits_a_hundred_columns(demo, capsys):
     ("low", "high", "expected"), [(998, 1003, 1000), (7, 7, 7), (1, 9, 1), (12, 19, 12), (95, 210, 100)]
 )
 def test_the_roundest_number_between_two(low, high, expected):
-    assert _roundest(low, high) == expected
+    assert roundest(low, high) == expected
 
 
 def test_words():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from leaderboard.contradictions import NAMED, Asked, contradictions
+from bench.contradiction import NAMED, Asked, contradictions
+from bench.doubts import REASONS, code_of, distrusts
 
 FGSM, APGD_CE, APGD_T = "fgsm@1()", "apgd-ce@1(eot=1, restarts=1, steps=100)", "apgd-t@1(steps=100, targets=9)"
 PGD = "pgd@1(eot=1, keep='{}', restarts=1, start='uniform', step=0.125, steps=100)"
@@ -73,3 +74,27 @@ def test_many_images_are_counted_and_some_named():
     (found,) = contradictions([cell(LAST, ()), cell(APGD_T, range(60))])
     assert len(found.images) == 60
     assert f"and {60 - NAMED} more" in found.text
+
+
+def test_what_fell_without_gradients_alone_is_masked():
+    """One of 200 is more than 0.2 %; what FGSM alone withstood proves nothing."""
+    square = cell("square@1(queries=5000)", {5}, access="scores", gradients=0)
+    assert codes(cell(ANY, {1}), square) == {"masked": (5,)}
+    assert codes(cell(ANY, {1, 5}), square) == {}
+    assert codes(cell(FGSM, {1}, gradients=1), square) == {}
+
+
+def test_targets_that_find_much_more_than_the_nearest_class_are_told():
+    """Five of 200 are more than 2 %, four are not."""
+    dlr = cell("apgd-dlr@1(eot=1, restarts=1, steps=100)", {0})
+    assert codes(dlr, cell(APGD_T, range(6))) == {"targets": (1, 2, 3, 4, 5)}
+    assert codes(dlr, cell(APGD_T, range(5))) == {}
+
+
+def test_what_no_attack_mends_is_not_to_be_trusted():
+    """By code or by sentence; a doubt that calls for a probe alone is not of that kind, nor is an unknown sentence."""
+    assert distrusts("state")
+    assert distrusts(REASONS["holds-images"].text)
+    assert code_of(REASONS["flat"].text) == "flat"
+    assert not any(distrusts(said) for said in ("flat", REASONS["flat"].text, "silent", "", "who knows"))
+    assert {code for code, reason in REASONS.items() if reason.fatal and reason.probe} == {"dynamic"}

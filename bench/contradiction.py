@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import or_
 
+STEPS = 10  # gradients an image, of an attack worth its name
+RARE = 0.002  # the share of the images that is passed over, as in AutoAttack's own check
 SINGLE, SILENT, MISSED = 0.005, 0.005, 0.005  # shares of the images
+TARGETS = 0.02  # the same, between APGD on one class and on several
 IMBALANCED = 0.05  # the same; published trainings on cross-entropy alone have 3.7 to 3.8 points
 LONG = 50  # steps of a climb of the cross-entropy that others may be measured by
 NAMED = 20  # images that a sentence names
@@ -56,9 +59,25 @@ def contradictions(cells: Sequence[Asked]) -> tuple[Contradiction, ...]:
     """All of them; the attacks are those on one model under one threat and condition."""
     every = _union(c.asked for c in cells)
     checks: tuple[Callable[[Sequence[Asked], AbstractSet[int]], Contradiction | None], ...] = (
-        _single, _imbalanced, _silent, _missed,
+        _masked, _single, _imbalanced, _silent, _missed, _targets,
     )  # fmt: skip
     return tuple(found for check in checks if (found := check(cells, every)) is not None)
+
+
+def _masked(cells: Sequence[Asked], every: AbstractSet[int]) -> Contradiction | None:
+    """Images that fell to attacks without gradients, and to none with gradients that was asked about them.
+
+    The gradients of such a model may be masked: who has them can do all that one can do without (arXiv:1802.00420).
+    What takes less than ten gradients an image, as FGSM does, proves nothing.
+    """
+    white = [c for c in cells if c.access == "gradients"]
+    withstood = _union(c.asked for c in white if c.gradients >= STEPS) - _union(c.fell for c in white)
+    fell = {c.name: c.fell & withstood for c in cells if c.access in ("scores", "labels") and c.fell & withstood}
+    images = sorted(_union(fell.values()))
+    if len(images) <= RARE * len(every):
+        return None
+    text = "{} fell to an attack without gradients and to none with them ({}): masked gradients?"
+    return Contradiction("masked", text.format(*_counted(images)), tuple(sorted(fell)), tuple(images))
 
 
 def _single(cells: Sequence[Asked], every: AbstractSet[int]) -> Contradiction | None:
@@ -113,6 +132,16 @@ def _missed(cells: Sequence[Asked], every: AbstractSet[int]) -> Contradiction | 
     )  # fmt: skip
 
 
+def _targets(cells: Sequence[Asked], every: AbstractSet[int]) -> Contradiction | None:
+    """APGD on several targets felled what APGD on the difference of logits leaves."""
+    one = [c for c in cells if c.name == "apgd-dlr" and c.setting("eot") in {"", "1"}]
+    return _found(
+        "targets", [c for c in cells if c.name == "apgd-t"], _left(one), TARGETS, every,
+        "{} fell to APGD on several targets and not to APGD on the nearest class ({}): attacks on one class alone find "
+        "less here than there is",
+    )  # fmt: skip
+
+
 def _climb(cell: Asked) -> bool:
     """Whether it is PGD on the cross-entropy."""
     return cell.name == "pgd"
@@ -149,7 +178,11 @@ def _found(
     end = max(max(c.asked) for c in cells if c.asked)
     if len(images) <= share * sum(image <= end for image in every):
         return None
-    rest = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
-    count = f"{len(images):,} image{'s' * (len(images) > 1)}"
-    named = ", ".join(map(str, images[:NAMED])) + rest
+    count, named = _counted(images)
     return Contradiction(code, text.format(count, *more, named), tuple(sorted(fell)), tuple(images))
+
+
+def _counted(images: Sequence[int]) -> tuple[str, str]:
+    """How many images, and which; of many the first."""
+    rest = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
+    return f"{len(images):,} image{'s' * (len(images) > 1)}", ", ".join(map(str, images[:NAMED])) + rest

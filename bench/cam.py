@@ -1,4 +1,4 @@
-"""Class activation maps: where a model looks."""
+"""Class activation maps: where a model looks, and budgets that differ by pixel."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import UsageError, frozen
+from bench.errors import UsageError
+from bench.training import frozen
 
 Cam = Literal["gradcam", "xgradcam", "layercam"]
 
@@ -41,6 +42,18 @@ def heat(model: nn.Module, x: Tensor, cam: Cam = "gradcam", *, clip: bool = True
     return large.clamp(0, 1) if clip else large
 
 
+def outlying(values: Tensor) -> Tensor:
+    """Which values (N, C, H, W) are over one standard deviation above the mean of their image."""
+    flat = values.flatten(1)
+    mean, spread = flat.mean(1, keepdim=True), flat.std(1, keepdim=True, correction=0)
+    return ((flat - mean) / (spread + 1e-12) > 1).view_as(values)
+
+
+def within(x_adv: Tensor, x: Tensor, size: Tensor) -> Tensor:
+    """The nearest images within each pixel's budget of x, and in [0, 1]."""
+    return x_adv.clamp(x - size, x + size).clamp(0, 1)
+
+
 def _weights(features: Tensor, grad: Tensor, cam: Cam) -> Tensor:
     """What each feature map (N, D, h, w), or each place of it, counts for: broadcasts with it."""
     if cam == "gradcam":
@@ -57,5 +70,5 @@ def _layer(model: nn.Module) -> nn.Module:
         return model.get_submodule(name)
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convolutions:
-        raise UsageError(f"{type(model).__name__} has no convolution, so there is no class activation map for PART")
+        raise UsageError(f"{type(model).__name__} has no convolution, so it has no class activation map")
     return convolutions[-1]
