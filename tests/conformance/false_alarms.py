@@ -181,7 +181,7 @@ def table(document: dict[str, Any]) -> str:
         f"\n## False alarms\n\nHow often each doubt is raised about models that were {document['about']}. "
         "`make false-alarms` measures it. The last column is the upper end of the 95 % interval of the rate (Wilson), "
         "in percent. Doubts from records are about attacks as much as about models: that some attack finds more than "
-        "another is true of honest models, too, and calls for a probe, not for distrust. MNIST models that were trained "
+        "another is true of honest models, too, and calls for a probe, not for distrust. MNIST models trained "
         "against 0.3 are known to hide their gradients: where theirs raise `active`, Square fells what gradients leave "
         "(`masked`).\n\n"
         "| doubt | from | raised about | at most |\n| --- | --- | ---: | ---: |\n" + "".join(rows)
