@@ -165,7 +165,7 @@ def test_a_refused_lock_counts_as_held(code: int, tmp_path: Path, monkeypatch: p
         pass
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pause", ["quick(epochs=40, pause=0.02)", "quick"])
 def test_asked_to_end_it_ends_with_130_and_goes_on(number: int, pause: str, bench: Bench, tmp_path: Path) -> None:
     """In a training, and in an attack: exit 130; the same command ends in what an undisturbed one finds."""
