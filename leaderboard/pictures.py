@@ -93,8 +93,10 @@ def draw(picture: Picture, ledger: Ledger, classes: Sequence[str] = ()) -> list[
     if module is None:
         raise CannotDraw(f"this version draws no pictures of the kind {printable(picture.kind)}")
     try:
-        names = classes or _classes(picture, ledger)
-        found: list[Drawing] = module.drawings(picture, ledger.arrays(picture), names)
+        names, arrays = classes or _classes(picture, ledger), ledger.arrays(picture)
+        if not names:
+            raise CannotDraw("the ledger holds no card of its data set, which names the classes; bench run adds one")
+        found: list[Drawing] = module.drawings(picture, arrays, names)
     except RampartError as error:
         raise CannotDraw(str(error).replace(f"{ledger.root}/", "")) from error
     except (KeyError, ValueError, IndexError, TypeError, AttributeError, OverflowError) as error:

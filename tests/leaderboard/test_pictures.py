@@ -250,7 +250,7 @@ def test_what_cannot_be_drawn_is_said_on_the_page(writer):
     good, _ = gradients(writer, (1, 8, 10))
     kept(writer, "dreams", {"a": np.zeros(3)})
     kept(writer, "../../etc", {"a": np.zeros(3)})
-    kept(writer, "gradients", {"images": np.zeros((1, 1, 8, 8), np.uint8)})
+    wrong = kept(writer, "gradients", {"images": np.zeros((1, 1, 8, 8), np.uint8)})
     kept(writer, "large-eps", {"images": np.zeros(3)}, settings={"threats": "l2:4"})
     lost = kept(writer, "interpolate", {"a": np.zeros(3)})
     next((writer.ledger.root / lost.key).glob("*.safetensors")).unlink()
@@ -262,8 +262,11 @@ def test_what_cannot_be_drawn_is_said_on_the_page(writer):
     assert "draws no pictures of the kind dreams" in page and "draws no pictures of the kind ../../etc" in page
     assert "is missing: a record names it" in page and "is damaged" in page and "KeyError('labels')" not in page
     assert page.count("It cannot be drawn") == 7  # no card names the classes, so that not even the good one can be
+    assert "no card of its data set" in page
+    with pytest.raises(CannotDraw, match="no card of its data set"):
+        draw(good, writer.ledger)
     with pytest.raises(CannotDraw, match="its arrays are not those of such a picture"):
-        draw(lost.model_copy(update={"kind": "gradients", "key": good.key, "arrays": good.arrays}), writer.ledger)
+        draw(wrong, writer.ledger, [str(k) for k in range(10)])
 
 
 @pytest.mark.parametrize(
