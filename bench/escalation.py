@@ -120,5 +120,5 @@ def _transfers(place: Place, exam: Exam, net: str, weights: str) -> tuple[str, .
     for _, _, other, its_net in sorted(others):
         check = known(place, its_net, other, test)
         if check is not None and not check.doubts:
-            return (TRANSFER.format(other),)
+            return (TRANSFER.format(other[:12]),)
     return ()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 MANY = 12  # columns, beyond which a terminal has no room for the defense's name
+ROOM = 100  # letters for their names, likewise
 
 
 def text(board: Board) -> Group:
@@ -28,8 +29,13 @@ def text(board: Board) -> Group:
 
     if not board.sections:
         return Group(Text("The ledger has no records yet; bench run --defense RECIPE adds some."))
-    drawn = ((_turned if len(s.heads) > MANY else _table_of, s) for s in board.sections)
+    drawn = ((_turned if _is_wide(s) else _table_of, s) for s in board.sections)
     return Group(*(part for draw, section in drawn for part in (draw(section), Text(_footnote(section)))))
+
+
+def _is_wide(section: Section) -> bool:
+    """Whether its columns would leave no room for the defenses."""
+    return len(section.heads) > MANY or sum(1 + max(5, len(head.name)) for head in section.heads) > ROOM
 
 
 def _title(section: Section) -> Text:
@@ -50,7 +56,7 @@ def _turned(section: Section) -> Table:
     drawn = Table(
         title=_title(section), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
-    drawn.add_column("", no_wrap=True)
+    drawn.add_column("", overflow="fold", max_width=44)
     for line in section.lines:
         many = f"{len(line.rows)} seeds" if isinstance(line, Several) else ""
         seed = many or ("" if line.maker.seed is None else f"seed {line.maker.seed}")

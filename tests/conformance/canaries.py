@@ -40,7 +40,7 @@ DATASET, THREAT = "digits", "linf:0.2"
 ATTACK = "pgd(steps=100, step=0.125)"  # what says how robust they look
 JUDGES = ("apgd-ce", "apgd-t", "square(queries=1000)")  # of the models that they are made of
 N = 50  # test images behind the accuracies
-NEAR = 0.02 + 1e-9  # how far a number may be from the truth after the probes
+NEAR = 0.02 + 1e-6  # how far a number may be from the truth after the probes
 OUT = Path(__file__).parents[2] / "leaderboard" / "canaries.json"
 
 TOP = """# Canaries: does the bench notice a broken defense?
@@ -75,8 +75,11 @@ class Seen:
 
     @property
     def near(self) -> bool:
-        """Whether the number after the probes is within two points of the truth, or is not trusted."""
-        return self.probed is None or self.stands is None or self.probed - self.stands <= NEAR
+        """Whether the number after the probes is within two points of the truth, or is not trusted.
+
+        Of an honest model no attack is asked beyond PGD: the suites have others.
+        """
+        return not self.expected or self.probed is None or self.stands is None or self.probed - self.stands <= NEAR
 
 
 def canaries(place: Place) -> list[Canary]:
