@@ -117,12 +117,17 @@ def said(record: CertificateRecord) -> str:
     return f"{len(record.certified)} of {len(record.asked)} images are certified under {record.threat}"
 
 
+def key_for(cell: Cell) -> str:
+    """The key of what may be certified of a cell; empty for a cell without a ball."""
+    if not cell.threat or ":" not in cell.threat:
+        return ""
+    return certificate_key(cell.net, cell.weights, cell.test, cell.condition, cell.threat, METHOD, VERSION)
+
+
 def standing(ledger: Ledger, cell: Cell, n: int) -> set[int]:
     """The images that are certified to stand in a cell; none of a cell without a ball."""
-    if not cell.threat or ":" not in cell.threat:
-        return set()
-    key = certificate_key(cell.net, cell.weights, cell.test, cell.condition, cell.threat, METHOD, VERSION)
-    return {i for record in ledger.of(key, CertificateRecord) for i in record.certified if i < n}
+    key = key_for(cell)
+    return {i for record in ledger.of(key, CertificateRecord) for i in record.certified if i < n} if key else set()
 
 
 def with_certificates(outcome: Outcome, ledger: Ledger, cell: Cell) -> Outcome:

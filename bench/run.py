@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bench.answer import Question
-from bench.certify import certify
+from bench.certify import certify, key_for
 from bench.checked import Check, known
 from bench.errors import IncompleteError, RampartError
 from bench.events import EventLog
@@ -222,9 +222,16 @@ def _open(exam: Exam, place: Place, model: Model, failed: set[str], known: Conta
     """What can be asked of a model now: cells that are answered together, and their images."""
     nothing = Outcome.nothing(exam.n)
     outcomes: dict[str, Outcome] = {}
+    proven: dict[tuple[str, str | None], bool] = {}
+
+    def certified(cell: Cell) -> bool:
+        under = (cell.condition, cell.threat)
+        if under not in proven:
+            proven[under] = key_for(cell) in known
+        return proven[under]
 
     def outcome(cell: Cell) -> Outcome:
-        if cell.key not in known:
+        if cell.key not in known and not certified(cell):
             return nothing
         if cell.key not in outcomes:
             outcomes[cell.key] = exam.outcome(place, cell)

@@ -272,12 +272,15 @@ class _Checks:
 
     def _luck(self) -> None:
         """Random images of the ball fool it nowhere where gradients did not."""
-        fell = torch.zeros_like(self.right)
+        fell, asked = torch.zeros_like(self.right), False
         for attack in (CLIMB, *(MARGIN.format(step) for step in STEPS), NEAREST, LONGER, TARGETED):
             try:
                 fell |= self.fell(attack)
             except (_UnfitError, AttackError):
                 continue
+            asked = True
+        if not asked:  # luck finds more than nothing, which says nothing of gradients
+            raise _UnfitError
         stands = (self.right & ~fell).nonzero()[:, 0][: self.lucky].tolist()
         lucky = torch.zeros_like(self.right)
         for image in stands:

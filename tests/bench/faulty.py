@@ -140,9 +140,9 @@ def memory(root: Path) -> dict[str, Any]:
 
     def little() -> None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20, resource.RLIM_INFINITY))
 
-    net, rest = "wrn(depth=16, width=4)", ("--columns", "clean", "-n", "20", "--executor", "inline", "--device", "cpu")
+    net, rest = "wrn(depth=16, width=8)", ("--columns", "clean", "-n", "20", "--executor", "inline", "--device", "cpu")
     whole = ("run", "--net", net, "--defense", "standard(epochs=1, batch=1000)", *rest)
     codes = ends(start(root, whole, little))
     return {"codes": codes, "said": (root / "said.txt").read_text()[-1500:], "held": len(held(root).trainings)}

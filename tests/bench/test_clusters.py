@@ -97,6 +97,7 @@ def test_cells_are_split_only_where_workers_would_be_idle() -> None:
     assert range_size(10**9, 1000) == 64
 
 
+@pytest.mark.slow
 def test_poison_and_a_hanging_attack_end_in_exit_4_and_the_rest_is_recorded(bench: Bench, tmp_path: Path) -> None:
     """bench run names both, with their logs; the other column is on the board, and nothing of them in the ledger."""
     (tmp_path / "poison.py").write_text(POISON)

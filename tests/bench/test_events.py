@@ -48,9 +48,13 @@ class Telling:
     """The inline executor, which tells what happens."""
 
     width: int = 1
+    shared: bool = True
     tell: Callable[[Any], None] = print
 
-    def __call__(self, place: Place, tasks: Sequence[Any]) -> Iterator[Any]:
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+    def __call__(self, place: Place, tasks: Sequence[Any], at_once: int = 0) -> Iterator[Any]:
         """One after the other."""
         for task in tasks:
             self.tell(Happened("started", task, "here"))

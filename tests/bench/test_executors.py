@@ -133,6 +133,7 @@ def test_workers_end_with_their_parent_and_with_the_loop(place: Place) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_blames_no_worker(place: Place) -> None:
     """Stopped for longer than limit and silence allow, and continued: the task is done, at its first try."""
     text = (

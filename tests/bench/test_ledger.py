@@ -24,7 +24,7 @@ RECORD = {
     "precision": "exact", "asked": [3, 1, 2], "fell": [1], "images": "d" * 64, "bundle": None, "source": "e" * 64,
     "paper": "", "access": "gradients",
     "cost": {"forwards": 10, "backwards": 5, "seconds": 0.1}, "run": None, "doubts": ["it is new"],
-    "machine": {"device": "cpu", "name": "a processor", "threads": 1, "tile": 32, "sandbox": ""},
+    "machine": {"device": "cpu", "name": "a processor", "threads": 1, "tile": 32},
     "versions": {"torch": "2.11.0"}, "commit": "", "made": "2025-01-01T00:00:00Z",
 }  # fmt: skip
 

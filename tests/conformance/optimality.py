@@ -41,6 +41,8 @@ ATTACKS = (
 ELSEWHERE = {
     "clean": "no attack",
     "transfer": "its strength is its surrogate's",
+    "bpda": "pgd by way of stand-ins for layers that hide their gradient, of which these models have none",
+    "pgd-rescaled": "pgd on logits that are brought to one scale; for models whose scale hides gradients",
     "reference-apgd-ce": "compared in docs/conformance.md, as the next three",
     "reference-apgd-t": "",
     "reference-fab-t": "",

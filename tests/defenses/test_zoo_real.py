@@ -34,6 +34,7 @@ def test_every_public_checkpoint_opens(name, steps, prefix):
     assert fit(name, weights, bare).state.keys() == bare.keys()
 
 
+@pytest.mark.slow
 def test_the_wheels_undefended_net_has_its_known_accuracy(bench, tmp_path):
     """ResNet-18 of the pyautoattack wheel, in torch's old format: 93.7 % of the first 1,000 lossless test images."""
     (home,) = importlib.util.find_spec("pyautoattack").submodule_search_locations
