@@ -206,7 +206,7 @@ class _Job(Generic[T]):
     def log(self) -> str:
         """The end of what it said."""
         try:
-            return self.job.paths.stderr.read_text(errors="replace")[-TAIL:]
+            return str(self.job.paths.stderr.read_text(errors="replace")[-TAIL:])
         except OSError:
             return f"{self.job.paths.stderr} is not there\n"
 

@@ -24,7 +24,8 @@ const lines = Array.from(table.tBodies, (body, place) => {
   });
   const words = cells.filter((cell) => cell.matches("th, .meta, .doubts")).map((cell) => cell.textContent);
   const which = body.dataset.which;
-  return { body, place, keys, net: keys[NET], division: keys[DIVISION], which, text: words.join(" ").toLowerCase() };
+  const apart = Number(body.matches(".apart")); // not trusted: below all others, however they are sorted
+  return { body, place, keys, apart, net: keys[NET], division: keys[DIVISION], which, text: words.join(" ").toLowerCase() };
 });
 
 const collator = new Intl.Collator("en", { numeric: true });
@@ -51,11 +52,12 @@ function ordered(found) {
   const sign = state.up ? 1 : -1;
   if (kinds[column] === "text") {
     const rank = ranked(column);
-    return found.sort((a, b) => sign * (rank[a.place] - rank[b.place]) || a.place - b.place);
+    return found.sort((a, b) => a.apart - b.apart || sign * (rank[a.place] - rank[b.place]) || a.place - b.place);
   }
   const key = (line) => line.keys[column];
   return found.sort((a, b) => {
     const [x, y] = [key(a), key(b)];
+    if (a.apart !== b.apart) return a.apart - b.apart;
     if (x !== x || y !== y) return (x !== x) - (y !== y) || a.place - b.place; // no number comes last, either way
     return sign * (x - y) || a.place - b.place;
   });
