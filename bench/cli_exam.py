@@ -55,7 +55,7 @@ def fence_of(options: Mapping[str, Any]) -> Fence | None:
     from bench.fence import MODES, Fence
 
     if mode not in MODES:
-        raise UsageError(f"--sandbox={mode}: expected one of {', '.join(MODES)}{nearest(mode, MODES)}")
+        raise UsageError(f"--sandbox={mode}: there is no such sandbox{nearest(mode, MODES)}")
     hidden = tuple(str(Path(options[name]).absolute()) for name in ("ledger", "store", "data"))
     fence = Fence(mode, int(options["sandbox_memory"] * 2**30), options["sandbox_seconds"], hidden)
     fence.check()

@@ -241,7 +241,7 @@ def test_a_plugin_with_an_attack_is_refused_by_name():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--sandbox=none"], "--sandbox=none: expected one of bubblewrap, limits"),
+        (["--sandbox=none"], "--sandbox=none: there is no such sandbox; there are bubblewrap, limits"),
         (["--sandbox", "--sandbox-memory", "0"], "expected a number between 0"),
         (["--sandbox=limits", "--plugin", "absent.py"], "there is no such file"),
     ],
