@@ -82,7 +82,7 @@ def test_cancelled_and_requeued_jobs_are_done_all_the_same(place: Place) -> None
     over = threading.Event()
     thread = threading.Thread(target=disturb)
     thread.start()
-    found = dict(executor(place, [Job(0, pause=5.0), Job(1, pause=5.0)]))
+    found = dict(executor(place, [Job(0, pause=15.0), Job(1, pause=15.0)]))
     over.set()
     thread.join()
     assert list(found.values()) == [[], []]
