@@ -115,7 +115,14 @@ class Ledger:
 
     def images(self, record: Record) -> dict[str, NDArray[np.generic]]:
         """The sidecar of a record, checked: an array for each figure, in the order of `record.asked`."""
-        return self._arrays(record.key, record.images)
+        arrays, n = self._arrays(record.key, record.images), len(record.asked)
+        for name, values in arrays.items():
+            if values.shape != (n,):
+                path = self.root / record.key / f"{record.images}.safetensors"
+                raise IntegrityError(
+                    f"{path}: {name} has the shape {values.shape}; expected one value an image, ({n},)"
+                )
+        return arrays
 
     def arrays(self, picture: Picture) -> dict[str, NDArray[np.generic]]:
         """The arrays of a picture, checked."""

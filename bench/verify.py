@@ -197,8 +197,8 @@ def _of_sidecar(record: Record, sidecar: Figures, dataset: Dataset, *, random: b
     kinds = {"predicted": "i", "margin": "f", "distance": "f", "forwards": "i", "backwards": "i"}
     for name, kind in kinds.items():
         column = sidecar.get(name)
-        if column is None or column.shape != (len(record.asked),) or column.dtype.kind != kind:
-            got = "none" if column is None else f"{column.dtype} {column.shape}"
+        if column is None or column.dtype.kind != kind:
+            got = "missing" if column is None else column.dtype.name
             yield Fault(f"beside it, {name} is {got}; expected one figure for each of the {len(record.asked):,} images")
             return
     for name, claimed in (("forwards", record.cost.forwards), ("backwards", record.cost.backwards)):
