@@ -222,10 +222,11 @@ def test_figures_beside_a_record(here, attack, name, value, words):
 def test_figures_that_are_not_whole(here):
     """A column too short, of another type or missing."""
     one = record(here, "slow")
-    new = forge(here, one, sidecar={"margin": here.ledger.images(one)["margin"][1:]})
-    assert f"margin has the shape ({len(one.asked) - 1},)" in faults(here, new)
-    counted = forge(here, one, sidecar={"margin": here.ledger.images(one)["margin"].astype("int32")})
+    margin = here.ledger.images(one)["margin"]
+    counted = forge(here, one, sidecar={"margin": margin.astype("int32")})
     assert "beside it, margin is int32" in faults(here, counted)
+    new = forge(here, counted, sidecar={"margin": margin[1:]})
+    assert f"margin has the shape ({len(margin) - 1},)" in faults(here, new)
     cheap = {**one.cost.model_dump(), "forwards": 1}
     assert "it says 1 forwards" in faults(here, forge(here, new, images=one.images, cost=cheap))
 
