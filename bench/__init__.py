@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         net,
     )
     from bench.records import (
+        PLACES,
         CertificateRecord,
         CheckRecord,
         ColumnCard,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from bench.zoo import Finding, Published, Zoo
 
 __all__ = [
+    "PLACES",
     "REASONS",
     "Alias",
     "Asked",
@@ -194,7 +196,7 @@ _HOMES = {
         "pictures": "Sheet",
         "recipe": "Alias Attack Corruption DatasetLoader Defense Net Preset Recipe Value"
         " attack corruption dataset defense net",
-        "records": "CertificateRecord CheckRecord ColumnCard DatasetCard ExamCard Picture PictureModel Record"
+        "records": "PLACES CertificateRecord CheckRecord ColumnCard DatasetCard ExamCard Picture PictureModel Record"
         " ReportedCard ReportedModel TableCard TableColumn TrainingRecord VerificationRecord read_document",
         "registry": "split_recipe",
         "stats": "binomial_tail holm student_quantile wilson",

@@ -16,45 +16,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.errors import RampartError
-    from bench.executors import Executor
+    from bench.executors import Executor, Moment
     from bench.plan import Line
     from bench.records import Document
 
 SCHEMA = "rampart/event-1"
 FOLDER = "events"  # beside the ledger
-
-
-class Happening(Protocol):
-    """What an executor tells: a task was started, has ended, or was lost with its worker."""
-
-    @property
-    def what(self) -> str:
-        """Its kind: started, ended or lost."""
-        ...
-
-    @property
-    def task(self) -> Any:
-        """The lesson, question or check."""
-        ...
-
-    @property
-    def worker(self) -> str:
-        """Whose it is."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """Since it was started."""
-        ...
-
-    @property
-    def said(self) -> str:
-        """Why it failed or was lost."""
-        ...
 
 
 @dataclass
@@ -108,7 +79,7 @@ class EventLog:
         if tasks:
             self.write("tasks-planned", tasks=len(tasks), width=width)
 
-    def tell(self, moment: Happening) -> None:
+    def tell(self, moment: Moment) -> None:
         """Note what an executor tells."""
         facts = {"seconds": round(moment.seconds, 3)} if moment.what != "started" else {}
         said = {"said": moment.said[:2000]} if moment.said else {}

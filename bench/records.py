@@ -20,7 +20,7 @@ from bench.exam import Cell, Precision, Training, digest
 from bench.recipe import Access
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-PLACES = 1 << 24  # of images: beyond any test part
+PLACES = 1 << 24  # of images: beyond any test part, and a bitmap of them is 2 MiB
 Images = Annotated[int, Field(ge=0, le=PLACES)]  # so many
 Percent = Annotated[float, Field(allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -52,6 +52,14 @@ class Spent(_Document):
     forwards: Annotated[int, Field(ge=0)]
     backwards: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _places(asked: list[int]) -> set[int]:
+    """The images that were asked; ValueError unless they are distinct places of a test part, at least one."""
+    found = set(asked)
+    if not found or len(found) != len(asked) or min(found) < 0 or max(found) >= PLACES:
+        raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
+    return found
 
 
 class Record(_Document):
@@ -92,9 +100,7 @@ class Record(_Document):
 
     @model_validator(mode="after")
     def _whole(self) -> Record:
-        asked, fell = set(self.asked), set(self.fell)
-        if not asked or len(asked) != len(self.asked) or min(asked) < 0 or max(asked) >= PLACES:
-            raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
+        asked, fell = _places(self.asked), set(self.fell)
         if not fell <= asked or len(fell) != len(self.fell):
             raise ValueError("fell must be distinct places of images that were asked")
         if self.key != self.cell.key:
@@ -382,9 +388,7 @@ class CertificateRecord(_Document):
 
     @model_validator(mode="after")
     def _whole(self) -> CertificateRecord:
-        asked, held = set(self.asked), set(self.certified)
-        if not asked or len(asked) != len(self.asked) or min(asked) < 0 or max(asked) >= PLACES:
-            raise ValueError(f"asked must be distinct places of images from 0 to {PLACES:,}, at least one")
+        asked, held = _places(self.asked), set(self.certified)
         if not held <= asked or len(held) != len(self.certified) or (held and self.without):
             raise ValueError("certified must be distinct places of images that were asked, none where nothing bounds")
         wanted = (self.net, self.weights, self.test, self.condition, self.threat, self.method, self.version)

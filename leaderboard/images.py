@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from itertools import repeat
 from typing import Any
 
-LIMIT = 1 << 24  # places of images: beyond any test part, and a bitmap of them is 2 MiB
+from bench import PLACES
 
 
 class Images(AbstractSet[int]):
@@ -17,14 +17,14 @@ class Images(AbstractSet[int]):
     __slots__ = ("bits",)
 
     def __init__(self, places: Iterable[int] = ()) -> None:
-        """Of places from 0 up to LIMIT."""
+        """Of places from 0 up to PLACES."""
         if isinstance(places, Images):
             self.bits: int = places.bits
             return
         found = places if isinstance(places, list) else list(places)
         low, high = (min(found), max(found)) if found else (0, -1)
-        if low < 0 or high >= LIMIT:
-            raise ValueError(f"places of images lie from 0 to {LIMIT:,}")
+        if low < 0 or high >= PLACES:
+            raise ValueError(f"places of images lie from 0 to {PLACES:,}")
         content = bytearray(high + 1)
         deque(map(content.__setitem__, found, repeat(49)), maxlen=0)  # 49 is the digit 1
         # int() reads binary digits in a time that grows with their number, the last place first.

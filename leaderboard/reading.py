@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import Ledger, Record, read_document
-from leaderboard.images import LIMIT, Images
+from bench import PLACES, Ledger, Record, read_document
+from leaderboard.images import Images
 
 MANY = 20_000  # keys, from which on a second process reads half of them
 MODULE = "leaderboard.reading"
@@ -151,7 +151,7 @@ def _places(text: bytes) -> Images | None:
     if (text[:1] == b"0" and text[1:2] not in {b"", b","}) or text[:1] == b",":
         return None
     places = np.fromstring(text, dtype=np.int64, sep=",")
-    if places[-1] >= LIMIT or (places[1:] <= places[:-1]).any():
+    if places[-1] >= PLACES or (places[1:] <= places[:-1]).any():
         return None
     bits = np.zeros(int(places[-1]) + 1, bool)
     bits[places] = True

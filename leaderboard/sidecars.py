@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 
-from bench import RampartError
-from leaderboard.images import LIMIT, Images
+from bench import PLACES, RampartError
+from leaderboard.images import Images
 
 if TYPE_CHECKING:
     from bench import Ledger, Record
@@ -96,7 +96,7 @@ def spent_until_fallen(
     says which of them its passes belong to.
     """
     cells = cascade(exam)
-    if not 0 < n <= LIMIT or not cells or any(r.run is not None for cell in cells for r in cell.records):
+    if not 0 < n <= PLACES or not cells or any(r.run is not None for cell in cells for r in cell.records):
         return None
     spent = np.ones(n, np.int64)
     open_ = ~mask(clean.fell, n) if clean is not None else np.ones(n, bool)

@@ -18,7 +18,7 @@ import pytest
 
 from bench.errors import AttackError, IncompleteError, UsageError
 from bench.events import EventLog, listening, lives, parsed, read
-from bench.executors import Inline
+from bench.executors import Inline, Moment
 from bench.ledger import Ledger
 from bench.place import Place
 from bench.records import Record, TrainingRecord
@@ -30,17 +30,6 @@ from tests.conftest import TINY
 ROOT = Path(__file__).parents[2]
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 QUICK = ("run", "--defense", "quick", "--net", "tiny", "--plugin", str(TINY), "-n", "50", "--executor", "inline")
-
-
-@dataclass(frozen=True)
-class Happened:
-    """What an executor tells."""
-
-    what: str
-    task: object
-    worker: str
-    seconds: float = 0.0
-    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,11 +46,11 @@ class Telling:
     def __call__(self, place: Place, tasks: Sequence[Any], at_once: int = 0) -> Iterator[Any]:
         """One after the other."""
         for task in tasks:
-            self.tell(Happened("started", task, "here"))
+            self.tell(Moment("started", task, "here"))
             began = time.monotonic()
             for done in Inline()(place, [task]):
                 said = "" if isinstance(done[1], list) else str(done[1])
-                self.tell(Happened("ended", task, "here", time.monotonic() - began, said))
+                self.tell(Moment("ended", task, "here", time.monotonic() - began, said))
                 yield done
 
 

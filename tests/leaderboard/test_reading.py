@@ -8,10 +8,10 @@ import random
 import pytest
 
 import leaderboard.reading
-from bench import Ledger, read_document
+from bench import PLACES, Ledger, read_document
 from bench.records import write_document
 from leaderboard.documents import Documents
-from leaderboard.images import LIMIT, Images
+from leaderboard.images import Images
 from leaderboard.reading import Reader, read_all
 
 from . import synthetic
@@ -29,7 +29,7 @@ def test_images_behave_as_sets_do():
         assert x.among(n) == sum(i < n for i in a) and Images.below(n) == set(range(n))
         assert Images.common([x, y]) == a & b and Images.union([x, y, Images()]) == a | b
     assert Images.common([]) == Images() == set()
-    for wrong in ([-1], [LIMIT], [10**30]):
+    for wrong in ([-1], [PLACES], [10**30]):
         with pytest.raises(ValueError, match="places"):
             Images(wrong)
 
